@@ -1,0 +1,1 @@
+"""The REST API: endpoint, service, store; one folder a domain."""

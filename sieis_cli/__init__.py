@@ -1,0 +1,1 @@
+"""The `sieis` command: the composition root, one module a command group."""

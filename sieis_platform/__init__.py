@@ -1,0 +1,1 @@
+"""The platform: the reading contract, settings, timeline, stores, analysis, models and Dagster definitions."""

@@ -1,0 +1,1 @@
+"""The stream: simulator, broker, consumer, sinks and dead letters."""

@@ -1,0 +1,1 @@
+"""Where consumed readings go: one sink a store, each with its own consumer group."""
