@@ -1,0 +1,250 @@
+"""The archive: every reading for ever, one Delta table, with the positions and the ledger in the same commits.
+
+Belongs here: layout, appends under the fence, reads in which the last reading of a key wins, the ledger.
+Not here: who consumes what (sieis_streaming.sinks.archive), nor what is derived (marts).
+"""
+
+import datetime as dt
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import deltalake
+import msgspec
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
+from sieis_platform.timeline import DAY_NS
+
+ARCHIVE_SCHEMA: Final = pl.Schema({**{name: pl.String() for name in ARCHIVE_PARTITIONS}, **READING_SCHEMA, **LINEAGE_SCHEMA})
+LEDGER_KEY: Final = "sieis.ledger"
+
+# Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
+_WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
+# The ledger lives in the log: its entries must not be cleaned up before they are copied to the marts.
+_HOOKS: Final = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+
+
+class ArchiveUnavailableError(RetriableError):
+    """The archive does not answer or could not be written (disk full, S3 down); the same call may succeed later."""
+
+
+class ArchiveError(FatalError):
+    """The archive is not what it should be (foreign schema, broken log); a person must look."""
+
+
+class FenceError(ArchiveError):
+    """A position in the table is not where this writer left it: another writer was here, or this one is stale."""
+
+    def __init__(self, app_id: str, expected: int | None, found: int | None) -> None:
+        self.app_id, self.expected, self.found = app_id, expected, found
+        super().__init__(f"the archive holds {app_id} at {found}, this writer expected {expected}: another writer was here")
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the positions `start` .. `end`-1 of one app transaction in one commit.
+
+    For the stream a position is an offset and start + stored + duplicates + dead + lost == end. For history it is a byte
+    offset, and the counts are of lines.
+    """
+
+    app: str
+    start: int
+    end: int
+    stored: int
+    duplicates: int = 0
+    dead: int = 0
+    lost: int = 0
+    skipped: int = 0
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one append must do at once: rows, the new positions, and what became of every position between."""
+
+    rows: pl.DataFrame
+    entries: Sequence[LedgerEntry]
+    expected: Mapping[str, int | None]
+
+
+class Archive:
+    """The Delta table of readings at `uri` (a folder or s3://).
+
+    Reads never list folders; every read goes through the Delta log. One instance may be used by one thread at a time.
+    """
+
+    def __init__(
+        self, uri: str, storage_options: Mapping[str, str] | None = None, *, mote_folders: bool = True
+    ) -> None:
+        self.uri = uri
+        self._storage_options = dict(storage_options or {})
+        self.partition_columns = [*ARCHIVE_PARTITIONS, *(["mote_id"] if mote_folders else [])]
+
+    def __repr__(self) -> str:
+        return f"Archive({self.uri!r})"
+
+    # -- the table -----------------------------------------------------------------------------------------------
+    def exists(self) -> bool:
+        """Whether the table has been created."""
+        with _translated(self.uri):
+            return DeltaTable.is_deltatable(self.uri, storage_options=self._storage_options)
+
+    def create(self) -> None:
+        """Create the empty table; nothing happens where it exists."""
+        with _translated(self.uri):
+            DeltaTable.create(
+                self.uri,
+                schema=deltalake.Schema.from_arrow(pl.DataFrame(schema=ARCHIVE_SCHEMA)),
+                mode="ignore",
+                partition_by=self.partition_columns,
+                storage_options=self._storage_options,
+                name="sensor_readings",
+                description="Every reading, with the stream position or file offset it came from",
+            )
+
+    def table(self) -> DeltaTable:
+        """The table at its newest version.
+
+        Raises: ArchiveUnavailableError, ArchiveError (where it does not exist: load, or consume first).
+        """
+        with _translated(self.uri):
+            return DeltaTable(self.uri, storage_options=self._storage_options)
+
+    def version(self) -> int:
+        """Newest version of the table."""
+        return self.table().version()
+
+    # -- appends -------------------------------------------------------------------------------------------------
+    def position(self, app: str, table: DeltaTable | None = None) -> int | None:
+        """The next position of one app transaction (`{topic}/{incarnation}/{partition}`, `history/{fingerprint}`)."""
+        return (table or self.table()).transaction_version(app)
+
+    def append(self, commit: Commit) -> int:
+        """ONE Delta commit of rows, positions and ledger; the version it made.
+
+        The caller must have read the positions in `expected` and built `rows` for exactly them: they are compared with a
+        freshly loaded table here, and the library's own fence covers what comes between this load and the commit.
+
+        Raises: FenceError (a position moved: another writer was here), ArchiveUnavailableError (nothing was written:
+        the same call may succeed), ArchiveError.
+        """
+        while True:
+            table = self.table()
+            for app, expected in commit.expected.items():
+                found = table.transaction_version(app)
+                if found != expected:
+                    raise FenceError(app, expected, found)
+            try:
+                return self._write(table, commit)
+            except CommitFailedError:
+                # Either someone else's commit conflicts (a delete, an overwrite) or a zombie moved a position: the loop
+                # reloads, and the comparison above tells which.
+                continue
+
+    def _write(self, table: DeltaTable, commit: Commit) -> int:
+        properties = CommitProperties(
+            custom_metadata={LEDGER_KEY: msgspec.json.encode(list(commit.entries)).decode()},
+            app_transactions=[Transaction(entry.app, entry.end) for entry in commit.entries],
+            max_commit_retries=100,
+        )
+        with _translated(self.uri):
+            write_deltalake(
+                table,
+                layout(commit.rows, self.partition_columns),
+                mode="append",
+                writer_properties=_WRITER,
+                commit_properties=properties,
+                post_commithook_properties=_HOOKS,
+            )
+        return table.version()
+
+    # -- reads ---------------------------------------------------------------------------------------------------
+    def scan_all(self, version: int | None = None) -> pl.LazyFrame:
+        """Every archived row (ARCHIVE_SCHEMA), conflicting readings of one key included."""
+        with _translated(self.uri):
+            return pl.scan_delta(self.uri, version=version, storage_options=self._storage_options or None)
+
+    def scan(
+        self, start_ns: int | None = None, end_ns: int | None = None, mote_ids: Sequence[int] | None = None
+    ) -> pl.LazyFrame:
+        """Readings with start_ns <= timestamp < end_ns, one row a key: of conflicting readings the last one wins.
+
+        Columns: READING_SCHEMA and LINEAGE_SCHEMA. Only the partitions of the days asked for are read.
+        """
+        frame = self.scan_all()
+        if start_ns is not None:
+            first = _date(start_ns)
+            frame = frame.filter(_partition_date() >= first.strftime("%Y%m%d"), pl.col("timestamp") >= start_ns)
+        if end_ns is not None:
+            last = _date(end_ns - 1)
+            frame = frame.filter(_partition_date() <= last.strftime("%Y%m%d"), pl.col("timestamp") < end_ns)
+        if mote_ids is not None:
+            frame = frame.filter(pl.col("mote_id").is_in(list(mote_ids)))
+        return last_wins(frame.drop(ARCHIVE_PARTITIONS))
+
+    def ledger(self) -> list[LedgerEntry]:
+        """Every ledger entry in the order of its commit, with the table version that holds it."""
+        entries: list[LedgerEntry] = []
+        with _translated(self.uri):
+            commits = self.table().history()
+        for commit in reversed(commits):
+            if text := commit.get(LEDGER_KEY):
+                decoded = msgspec.json.decode(text, type=list[LedgerEntry])
+                entries.extend(msgspec.structs.replace(entry, version=commit["version"]) for entry in decoded)
+        return entries
+
+
+def layout(rows: pl.DataFrame, partition_columns: Sequence[str] = ARCHIVE_PARTITIONS) -> pl.DataFrame:
+    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA without `ingested_at`) as they lie in the table.
+
+    Adds the partition columns (text, zero-padded) and `ingested_at`, sorted so that every file is ordered by
+    (mote_id, timestamp).
+    """
+    day = pl.from_epoch(pl.col("timestamp").floordiv(DAY_NS), time_unit="d")
+    return (
+        rows.with_columns(
+            day.dt.strftime("%Y").alias("year"),
+            day.dt.strftime("%m").alias("month"),
+            day.dt.strftime("%d").alias("day"),
+            pl.lit(time.time_ns(), pl.Int64).alias("ingested_at"),
+        )
+        .select(ARCHIVE_SCHEMA.names())
+        .sort(*[c for c in partition_columns if c != "mote_id"], "mote_id", "timestamp", maintain_order=True)
+    )
+
+
+def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """One row a key: the one written last, and within one write the one with the highest stream position."""
+    order = ("ingested_at", "source_partition", "source_offset")
+    return rows.sort(*order).unique(KEY, keep="last", maintain_order=False)
+
+
+def _partition_date() -> pl.Expr:
+    return pl.concat_str(pl.col("year"), pl.col("month"), pl.col("day"))
+
+
+def _date(ns: int) -> dt.date:
+    return dt.datetime.fromtimestamp(ns // 1_000_000_000, tz=dt.UTC).date()
+
+
+class _translated:
+    """Context that turns the library's errors into ours; CommitFailedError passes, `append` decides about it."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, TableNotFoundError):
+            raise ArchiveError(f"there is no archive at {self._uri}; run `sieis load FILE` or `sieis consume` first") from error
+        if isinstance(error, CommitFailedError):
+            return
+        if isinstance(error, DeltaError | OSError):
+            raise ArchiveUnavailableError(f"the archive at {self._uri} could not be reached or written: {error}") from error

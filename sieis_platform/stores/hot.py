@@ -1,0 +1,99 @@
+"""The hot store's contract: what SQLite and InfluxDB both must do, in frames and nanoseconds.
+
+Belongs here: the protocol, its schemas and errors. Not here: any query language.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Protocol
+
+import polars as pl
+
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.reading import FIELDS, READING_SCHEMA
+
+Period = Literal["hourly", "daily"]
+
+#: Short names of the aggregate columns, as in `temp_avg` (InfluxDB field names of sensor_reading_daily_agg).
+SHORT_NAMES: Final[dict[str, str]] = {"temperature": "temp", "humidity": "hum", "light": "light", "voltage": "volt"}
+STATISTICS: Final = ("avg", "min", "max", "std", "median")
+
+AGGREGATE_SCHEMA: Final = pl.Schema(
+    {
+        "mote_id": pl.Int32(),
+        "period_start": pl.Int64(),
+        **{f"{SHORT_NAMES[field]}_{statistic}": pl.Float64() for field in FIELDS for statistic in STATISTICS},
+        "record_count": pl.Int64(),
+        "null_count": pl.Int64(),
+        "out_of_range_count": pl.Int64(),
+    }
+)
+"""One row a mote and period; `period_start` is Unix ns UTC. mote_id 0 is the whole building."""
+
+LATEST_SCHEMA: Final = pl.Schema({**READING_SCHEMA, "updated_timestamp": pl.String()})
+"""A reading and when the hot store wrote it (ISO 8601, UTC)."""
+
+
+class HotStoreUnavailableError(RetriableError):
+    """The hot store does not answer or is locked; the same call may succeed later."""
+
+
+class HotStoreError(FatalError):
+    """The hot store refuses for a reason that will not pass (wrong schema, unreadable file, no permission)."""
+
+
+class WriteOutcome(NamedTuple):
+    """Rows that are now in the store, and rows it refused because they are older than its retention."""
+
+    written: int
+    beyond_retention: int
+
+
+class HotStore(Protocol):
+    """The last days, for live screens. Writes are idempotent: same mote and timestamp overwrite, the last row wins."""
+
+    def write_readings(self, readings: pl.DataFrame) -> WriteOutcome:
+        """Write rows with the columns of READING_SCHEMA (others are ignored) in any order; for one key the last row wins.
+
+        Raises: HotStoreUnavailableError (retry the same call), HotStoreError.
+        """
+        ...
+
+    def latest(self, mote_ids: Sequence[int] | None = None) -> pl.DataFrame:
+        """The newest reading of each mote (LATEST_SCHEMA), ascending mote_id; of all motes where None."""
+        ...
+
+    def readings(
+        self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None, limit: int | None = None
+    ) -> pl.DataFrame:
+        """Readings (READING_SCHEMA) with start_ns <= timestamp < end_ns, ascending (timestamp, mote_id), at most `limit`."""
+        ...
+
+    def count_readings(self, start_ns: int | None = None, end_ns: int | None = None) -> int:
+        """How many readings lie in start_ns <= timestamp < end_ns; an absent bound is open."""
+        ...
+
+    def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:
+        """Write rows with the columns of AGGREGATE_SCHEMA; same mote and period_start overwrite."""
+        ...
+
+    def aggregates(
+        self, period: Period, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None
+    ) -> pl.DataFrame:
+        """Aggregates (AGGREGATE_SCHEMA) with start_ns <= period_start < end_ns, ascending (period_start, mote_id)."""
+        ...
+
+    def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
+        """Remove readings with start_ns <= timestamp < end_ns; the number removed."""
+        ...
+
+    def expire(self, before_ns: int) -> int:
+        """Remove readings older than `before_ns` (retention); the number removed."""
+        ...
+
+    def ping(self) -> None:
+        """Return if the store answers. Raises: HotStoreUnavailableError, HotStoreError."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection; the store must not be used afterwards."""
+        ...
