@@ -99,7 +99,7 @@ class Archive:
         with _translated(self.uri):
             DeltaTable.create(
                 self.uri,
-                schema=deltalake.Schema.from_arrow(pl.DataFrame(schema=ARCHIVE_SCHEMA)),
+                schema=deltalake.Schema.from_arrow(pl.DataFrame(schema=ARCHIVE_SCHEMA).to_arrow().schema),
                 mode="ignore",
                 partition_by=self.partition_columns,
                 storage_options=self._storage_options,
