@@ -1,0 +1,305 @@
+"""The embedded broker (librdkafka's own, in this process) and how clients find it or Kafka.
+
+Belongs here: hosting, the published address, common client options, the incarnation of a topic.
+Not here: what is produced or consumed.
+"""
+
+import contextlib
+import datetime as dt
+import fcntl
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, Self
+
+import msgspec
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+EMBEDDED_PARTITIONS: Final = 4
+"""Partitions of a topic on the embedded broker: its default, and it answers no CreateTopics."""
+
+_METADATA_SECONDS: Final = 5.0
+_CONNECT_SECONDS: Final = 0.5  # loopback answers or refuses in far less
+_LOOK_SECONDS: Final = 0.05  # how often the address file is looked at while waiting
+_ATTEMPTS: Final = 20  # clusters made in search of an unused address; the second one nearly always is
+_REMEMBERED: Final = 1_000  # earlier addresses kept; one a start
+
+
+class BrokerUnavailableError(RetriableError):
+    """No broker answers (yet)."""
+
+
+class BrokerRunningError(FatalError):
+    """A broker already serves this data directory."""
+
+
+class BrokerError(FatalError):
+    """The broker cannot be hosted, or a topic is not there."""
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """What the embedded broker says of itself in its address file."""
+
+    bootstrap: str
+    cluster_id: str
+    pid: int
+    started_at: dt.datetime
+
+
+@dataclass(frozen=True)
+class BrokerAddress:
+    """Where the broker is: `host:port` list, whether it is the embedded one, and then its cluster id."""
+
+    bootstrap: str
+    embedded: bool
+    cluster_id: str | None = None
+
+
+class EmbeddedBroker:
+    """Hosts the broker of one data directory in this process; memory only.
+
+    `start` publishes the address, `stop` takes it back; as a context manager it does both. A broker killed with -9
+    leaves its file behind: the lock beside it tells a stale file from a live one. `make` makes a candidate cluster.
+    """
+
+    def __init__(self, settings: Settings, make: Callable[[], Producer] | None = None) -> None:
+        self._settings = settings
+        self._make = make or _make_cluster
+        self._host: Producer | None = None
+        self._lock: IO[bytes] | None = None
+        self.published: Published | None = None
+
+    def start(self) -> Published:
+        """Start, create the two topics, publish the address.
+
+        Raises: BrokerRunningError where one serves this data directory already, BrokerError where none can be made.
+        """
+        path = self._settings.broker_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _take_lock(path)
+        try:
+            past = _past(path)
+            self._host, self.published = _unused_cluster(self._make, past)
+            for topic in (self._settings.kafka_topic, self._settings.kafka_dlq_topic):
+                _touch(self._host, topic)
+            _write(_past_file(path), msgspec.json.encode([*past, self.published][-_REMEMBERED:]))
+            _write(path, msgspec.json.format(msgspec.json.encode(self.published), indent=2))
+        except BaseException:
+            self.stop()
+            raise
+        log.info("embedded broker started", bootstrap=self.published.bootstrap, cluster_id=self.published.cluster_id)
+        return self.published
+
+    def stop(self) -> None:
+        """Take the address back and drop the broker with all it holds; a second call does nothing."""
+        published, self.published = self.published, None
+        if published is not None and _read(self._settings.broker_file) == published:
+            self._settings.broker_file.unlink(missing_ok=True)
+        host, self._host = self._host, None
+        if host is not None:
+            host.close()
+        if self._lock is not None:
+            self._lock.close()  # gives the lock back
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def locate(settings: Settings, timeout: float = 10.0, stop: threading.Event | None = None) -> BrokerAddress:
+    """The address of the broker; waits up to `timeout` seconds for the embedded one to be there and accept connections.
+
+    `stop`, once set, ends the wait. Kafka's address comes from the settings and is not tried.
+    Raises: BrokerUnavailableError.
+    """
+    if not settings.embedded_broker:
+        return BrokerAddress(settings.kafka_bootstrap, embedded=False)
+    stop = stop or threading.Event()
+    deadline = time.monotonic() + timeout
+    while True:
+        published = _read(settings.broker_file)
+        if published is not None and _accepts(published.bootstrap):
+            return BrokerAddress(published.bootstrap, embedded=True, cluster_id=published.cluster_id)
+        if time.monotonic() >= deadline or stop.wait(_LOOK_SECONDS):
+            raise BrokerUnavailableError(
+                f"no embedded broker serves {settings.data_dir}; start one with `sieis broker`, or all with `sieis up`"
+            )
+
+
+def has_moved(settings: Settings, address: BrokerAddress) -> bool:
+    """Whether the embedded broker has published another address since (a restart); about 20 µs, never true on Kafka."""
+    if not address.embedded:
+        return False
+    published = _read(settings.broker_file)
+    return published is not None and published.cluster_id != address.cluster_id
+
+
+def client_config(settings: Settings, address: BrokerAddress) -> dict[str, Any]:
+    """librdkafka options common to every client of `address`; its log goes to structlog instead of stderr.
+
+    Override by merging: `{**client_config(...), "error_cb": mine}`.
+    """
+    config: dict[str, Any] = {
+        "bootstrap.servers": address.bootstrap,
+        "client.id": "sieis",
+        "log.connection.close": False,  # idle connections come and go
+        "logger": _LibrdkafkaLog(logging.DEBUG if address.embedded else None),
+        "error_cb": _log_error,
+    }
+    if address.embedded:
+        # On loopback a refused connection means "restarted elsewhere": find out at once (default 0.1 to 10 s).
+        config |= {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 250}
+    return config
+
+
+def incarnation(
+    client: AdminClient | Producer | Consumer, settings: Settings, topic: str, timeout: float = _METADATA_SECONDS
+) -> str:
+    """What tells a recreated topic (offsets start at 0 again) from a replay: Kafka's topic id, else the cluster id.
+
+    On Kafka only an AdminClient can ask; for any other client one is made for the call.
+    Raises: BrokerUnavailableError where the broker does not answer, BrokerError where the topic does not exist.
+    """
+    try:
+        if settings.embedded_broker:
+            found = client.list_topics(topic, timeout=timeout).cluster_id
+            if not found:
+                raise BrokerUnavailableError("the embedded broker did not tell its cluster id")
+            return found
+        if not isinstance(client, AdminClient):
+            client = AdminClient(client_config(settings, locate(settings)))
+        asked = client.describe_topics(TopicCollection([topic]), request_timeout=timeout)
+        return str(asked[topic].result().topic_id)
+    except KafkaException as error:
+        cause: KafkaError = error.args[0]
+        if cause.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            raise BrokerError(f"topic {topic} does not exist on the broker; create it") from error
+        raise BrokerUnavailableError(f"the broker did not describe topic {topic}: {cause.str()}") from error
+
+
+class _LibrdkafkaLog:
+    """Takes librdkafka's log lines (it calls `log(level, format, facility, client, text)`) to structlog.
+
+    The embedded broker comes and goes by design, so that its connection lines are worth no more than `at_most`.
+    """
+
+    def __init__(self, at_most: int | None) -> None:
+        self._at_most = at_most
+
+    def log(self, level: int, _format: str, facility: str, client: str, text: str) -> None:
+        level = level if self._at_most is None else min(level, self._at_most)
+        log.log(level, "librdkafka", facility=facility, client=client, text=text)
+
+
+def _log_error(error: KafkaError) -> None:
+    if error.fatal():
+        log.error("kafka client failed for good", code=error.name(), text=error.str())
+    elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+        log.warning("no broker answers", text=error.str())
+    else:
+        log.debug("kafka client", code=error.name(), text=error.str())
+
+
+def _take_lock(path: Path) -> IO[bytes]:
+    lock = path.with_suffix(".lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        published = _read(path)
+        where = f" (process {published.pid}, {published.bootstrap})" if published else ""
+        raise BrokerRunningError(
+            f"a broker already serves {path.parent}{where}; stop that one or set SIEIS_DATA_DIR to another folder"
+        ) from None
+    return lock
+
+
+def _make_cluster() -> Producer:
+    return Producer({"bootstrap.servers": "embedded:1", "test.mock.num.brokers": 1, "log_level": 0})
+
+
+def _unused_cluster(make: Callable[[], Producer], past: list[Published]) -> tuple[Producer, Published]:
+    """A cluster under an address and an id never used in this data directory.
+
+    A client that outlives the broker would take a new one on the old port for the one it knew, and go on at offsets
+    that mean something else there. The id is made from a heap address: without address randomisation it comes back.
+    """
+    ports, ids = {one.bootstrap for one in past[-100:]}, {one.cluster_id for one in past}
+    refused: list[Producer] = []  # kept until the end, so that neither port nor id comes again
+    try:
+        for _ in range(_ATTEMPTS):
+            host = make()
+            refused.append(host)
+            metadata = host.list_topics(timeout=_METADATA_SECONDS)
+            bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
+            cluster_id = metadata.cluster_id or ""
+            if bootstrap not in ports and cluster_id not in ids:
+                refused.remove(host)
+                now = dt.datetime.now(dt.UTC)
+                return host, Published(bootstrap=bootstrap, cluster_id=cluster_id, pid=os.getpid(), started_at=now)
+    except KafkaException as error:
+        raise BrokerError(f"the embedded broker did not start: {error.args[0].str()}") from error
+    finally:
+        for host in refused:
+            host.close()
+    raise BrokerError(f"the system gave {_ATTEMPTS} ports this data directory has used before; try again")
+
+
+def _touch(client: Producer, topic: str) -> None:
+    """Asking for a topic creates it."""
+    try:
+        found = client.list_topics(topic, timeout=_METADATA_SECONDS).topics[topic]
+    except KafkaException as error:
+        raise BrokerError(f"topic {topic} was not created: {error.args[0].str()}") from error
+    if found.error is not None:
+        raise BrokerError(f"topic {topic} was not created: {found.error.str()}")
+
+
+def _accepts(bootstrap: str) -> bool:
+    host, _, port = bootstrap.partition(",")[0].rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+        return True
+    return False
+
+
+def _read(path: Path) -> Published | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Published)
+    except (FileNotFoundError, msgspec.MsgspecError):  # a foreign file is replaced at the next start
+        return None
+
+
+def _past_file(path: Path) -> Path:
+    return path.with_suffix(".past.json")
+
+
+def _past(path: Path) -> list[Published]:
+    try:
+        kept = msgspec.json.decode(_past_file(path).read_bytes(), type=list[Published])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        kept = []
+    last = _read(path)
+    return [*kept, last] if last is not None and last not in kept else kept
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Atomic: a reader sees the whole file or none."""
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_bytes(content)
+    draft.replace(path)
