@@ -1,0 +1,164 @@
+"""The marts: derived Delta tables under one root, each of which can be rebuilt from the archive.
+
+Belongs here: naming, atomic replacement of windows, reads. Not here: what a mart means or how it is computed.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Final
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError
+
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.stores.delta import TableInfo, info, translated
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
+_WRITER: Final = WriterProperties(compression="SNAPPY")
+#: The library itself tries again where commits do not conflict; ours are the rounds in which the write is computed anew.
+_COMMITS: Final = CommitProperties(max_commit_retries=100)
+_ROUNDS: Final = 20
+
+
+class MartUnavailableError(RetriableError):
+    """The marts do not answer or could not be written; the same call may succeed later."""
+
+
+class MartError(FatalError):
+    """A mart does not exist, or does not fit what is written to it."""
+
+
+class Marts:
+    """Delta tables `{root}/{table}` (a folder or s3://); `table` matches ^[a-z][a-z0-9_]*$, anything else is refused.
+
+    A table whose first frame has the column `date` (text, YYYY-MM-DD) is partitioned by it. Writers may add columns; rows
+    written before have null there.
+    """
+
+    def __init__(self, root: str, storage_options: Mapping[str, str] | None = None) -> None:
+        self.root = root.rstrip("/")
+        self._storage_options = dict(storage_options or {})
+
+    def __repr__(self) -> str:
+        return f"Marts({self.root!r})"
+
+    # -- reads ---------------------------------------------------------------------------------------------------
+    def exists(self, table: str) -> bool:
+        """Whether the mart has been written. Raises: MartUnavailableError, MartError (bad name)."""
+        uri = self._uri(table)
+        with self._translated(table):
+            return DeltaTable.is_deltatable(uri, storage_options=self._storage_options)
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        """The mart at its newest version. Raises: MartError where it does not exist, MartUnavailableError."""
+        with self._translated(table):
+            return pl.scan_delta(self._open(table))
+
+    def version(self, table: str) -> int:
+        """Newest version of the mart. Raises: MartError where it does not exist, MartUnavailableError."""
+        return self._open(table).version()
+
+    def info(self, table: str) -> TableInfo:
+        """Version, files, rows and bytes. Raises: MartError where it does not exist, MartUnavailableError."""
+        opened = self._open(table)
+        with self._translated(table):
+            return info(opened)
+
+    # -- writes --------------------------------------------------------------------------------------------------
+    def replace_days(self, table: str, frame: pl.DataFrame, start: dt.date, end: dt.date) -> int:
+        """Put `frame` in place of every row with start <= date <= end, in one commit; the version made.
+
+        An empty frame clears the window. Doing it twice changes nothing. Writers of other days may run at the same time.
+        Raises: MartError where a row of `frame` lies outside the window, MartUnavailableError.
+        """
+        first, last = start.isoformat(), end.isoformat()
+        if first > last:
+            raise MartError(f"the window {first} to {last} of mart {table} is empty")
+        if frame.schema.get("date") != pl.String:
+            raise MartError(f"mart {table} is replaced by days: its rows need the column `date` as text (YYYY-MM-DD)")
+        outside = frame.filter(~pl.col("date").is_between(pl.lit(first), pl.lit(last)) | pl.col("date").is_null())
+        if not outside.is_empty():
+            raise MartError(f"{outside.height} rows for mart {table} lie outside {first} to {last}, e.g. {outside['date'][0]}")
+        # Both dates come from date.isoformat(): digits and dashes only.
+        predicate = f"date >= '{first}' AND date <= '{last}'"
+        self._create(table, frame)
+        return self._commit(table, lambda opened: self._overwrite(opened, frame, predicate))
+
+    def replace(self, table: str, frame: pl.DataFrame) -> int:
+        """Put `frame` in place of the whole mart, its columns included, in one commit; the version made."""
+        self._create(table, frame)
+        return self._commit(
+            table,
+            lambda opened: write_deltalake(
+                opened, frame, mode="overwrite", schema_mode="overwrite", writer_properties=_WRITER, commit_properties=_COMMITS
+            ),
+        )
+
+    def append(self, table: str, frame: pl.DataFrame) -> int:
+        """Add rows; the version made. Not idempotent: for logs of what happened, not for what is computed."""
+        self._create(table, frame)
+        return self._commit(
+            table,
+            lambda opened: write_deltalake(
+                opened, frame, mode="append", schema_mode="merge", writer_properties=_WRITER, commit_properties=_COMMITS
+            ),
+        )
+
+    def _overwrite(self, opened: DeltaTable, frame: pl.DataFrame, predicate: str) -> None:
+        write_deltalake(
+            opened,
+            frame,
+            mode="overwrite",
+            predicate=predicate,
+            schema_mode="merge",
+            writer_properties=_WRITER,
+            commit_properties=_COMMITS,
+        )
+
+    def _create(self, table: str, frame: pl.DataFrame) -> None:
+        """Make the empty table where there is none, so that two first writers do not both think they are first."""
+        if self.exists(table):
+            return
+        with self._translated(table):
+            DeltaTable.create(
+                self._uri(table),
+                schema=frame.clear().to_arrow().schema,
+                mode="ignore",
+                partition_by=["date"] if "date" in frame.columns else None,
+                storage_options=self._storage_options,
+                name=table,
+            )
+
+    def _commit(self, table: str, write: Callable[[DeltaTable], None]) -> int:
+        """`write` on the newest version until its commit meets no conflicting one."""
+        for _ in range(_ROUNDS):
+            opened = self._open(table)
+            try:
+                with self._translated(table):
+                    write(opened)
+            except CommitFailedError:
+                continue
+            return opened.version()
+        raise MartUnavailableError(f"mart {table} under {self.root}: other writers were faster {_ROUNDS} times; try again later")
+
+    def _open(self, table: str) -> DeltaTable:
+        uri = self._uri(table)
+        with self._translated(table):
+            return DeltaTable(uri, storage_options=self._storage_options)
+
+    def _uri(self, table: str) -> str:
+        if not _NAME.fullmatch(table):
+            raise MartError(f"{table[:100]!r} is not the name of a mart (lower case letters, digits and underscores)")
+        return f"{self.root}/{table}"
+
+    def _translated(self, table: str) -> AbstractContextManager[None]:
+        return translated(
+            f"mart {table}",
+            self.root,
+            unavailable=MartUnavailableError,
+            fatal=MartError,
+            missing="materialize it first (`sieis up`, or the assets in Dagster)",
+        )
