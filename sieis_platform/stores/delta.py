@@ -1,4 +1,4 @@
-"""What the Delta tables (archive, marts) share: which of the library's errors pass by themselves, and what a table weighs.
+"""What the Delta tables (archive, marts) share: which of the library's errors pass by themselves; a table's weight.
 
 Belongs here: error translation and figures from the log. Not here: the layout or the meaning of any table.
 """
@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 import polars as pl
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError, DeltaProtocolError, SchemaMismatchError, TableNotFoundError
+from deltalake.exceptions import (
+    CommitFailedError,
+    DeltaError,
+    DeltaProtocolError,
+    SchemaMismatchError,
+    TableNotFoundError,
+)
 
 from sieis_platform.errors import FatalError, RetriableError
 
@@ -28,7 +34,9 @@ def info(table: DeltaTable) -> TableInfo:
     actions = pl.DataFrame(table.get_add_actions(flatten=True))
     if actions.is_empty():
         return TableInfo(table.version(), 0, 0, 0)
-    return TableInfo(table.version(), actions.height, int(actions["num_records"].sum()), int(actions["size_bytes"].sum()))
+    return TableInfo(
+        table.version(), actions.height, int(actions["num_records"].sum()), int(actions["size_bytes"].sum())
+    )
 
 
 @contextmanager

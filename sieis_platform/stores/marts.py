@@ -18,7 +18,7 @@ from sieis_platform.stores.delta import TableInfo, info, translated
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _WRITER: Final = WriterProperties(compression="SNAPPY")
-#: The library itself tries again where commits do not conflict; ours are the rounds in which the write is computed anew.
+#: The library tries again where commits do not conflict; ours are the rounds in which the write is computed anew.
 _COMMITS: Final = CommitProperties(max_commit_retries=100)
 _ROUNDS: Final = 20
 
@@ -34,8 +34,8 @@ class MartError(FatalError):
 class Marts:
     """Delta tables `{root}/{table}` (a folder or s3://); `table` matches ^[a-z][a-z0-9_]*$, anything else is refused.
 
-    A table whose first frame has the column `date` (text, YYYY-MM-DD) is partitioned by it. Writers may add columns; rows
-    written before have null there.
+    A table whose first frame has the column `date` (text, YYYY-MM-DD) is partitioned by it. Writers may add columns;
+    rows written before have null there.
     """
 
     def __init__(self, root: str, storage_options: Mapping[str, str] | None = None) -> None:
@@ -71,7 +71,8 @@ class Marts:
     def replace_days(self, table: str, frame: pl.DataFrame, start: dt.date, end: dt.date) -> int:
         """Put `frame` in place of every row with start <= date <= end, in one commit; the version made.
 
-        An empty frame clears the window. Doing it twice changes nothing. Writers of other days may run at the same time.
+        An empty frame clears the window. Twice is like once. Writers of other days may run at the same time.
+
         Raises: MartError where a row of `frame` lies outside the window, MartUnavailableError.
         """
         first, last = start.isoformat(), end.isoformat()
@@ -81,7 +82,9 @@ class Marts:
             raise MartError(f"mart {table} is replaced by days: its rows need the column `date` as text (YYYY-MM-DD)")
         outside = frame.filter(~pl.col("date").is_between(pl.lit(first), pl.lit(last)) | pl.col("date").is_null())
         if not outside.is_empty():
-            raise MartError(f"{outside.height} rows for mart {table} lie outside {first} to {last}, e.g. {outside['date'][0]}")
+            raise MartError(
+                f"{outside.height} rows for mart {table} lie outside {first} to {last}, e.g. {outside['date'][0]}"
+            )
         # Both dates come from date.isoformat(): digits and dashes only.
         predicate = f"date >= '{first}' AND date <= '{last}'"
         self._create(table, frame)
@@ -93,7 +96,12 @@ class Marts:
         return self._commit(
             table,
             lambda opened: write_deltalake(
-                opened, frame, mode="overwrite", schema_mode="overwrite", writer_properties=_WRITER, commit_properties=_COMMITS
+                opened,
+                frame,
+                mode="overwrite",
+                schema_mode="overwrite",
+                writer_properties=_WRITER,
+                commit_properties=_COMMITS,
             ),
         )
 
@@ -142,7 +150,9 @@ class Marts:
             except CommitFailedError:
                 continue
             return opened.version()
-        raise MartUnavailableError(f"mart {table} under {self.root}: other writers were faster {_ROUNDS} times; try again later")
+        raise MartUnavailableError(
+            f"mart {table} under {self.root}: other writers were faster {_ROUNDS} times; try again later"
+        )
 
     def _open(self, table: str) -> DeltaTable:
         uri = self._uri(table)
