@@ -7,6 +7,7 @@ Not here: who consumes what (sieis_streaming.sinks.archive), nor what is derived
 import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,10 +15,11 @@ import deltalake
 import msgspec
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
+from sieis_platform.stores.delta import translated
 from sieis_platform.timeline import DAY_NS
 
 ARCHIVE_SCHEMA: Final = pl.Schema({**{name: pl.String() for name in ARCHIVE_PARTITIONS}, **READING_SCHEMA, **LINEAGE_SCHEMA})
@@ -187,7 +189,7 @@ class Archive:
             frame = frame.filter(pl.col("mote_id").is_in(list(mote_ids)))
         return last_wins(frame.drop(ARCHIVE_PARTITIONS))
 
-    def ledger(self) -> list[LedgerEntry]:
+    def ledger(self, table: DeltaTable | None = None) -> list[LedgerEntry]:
         """Every ledger entry in the order of its commit, with the table version that holds it."""
         entries: list[LedgerEntry] = []
         with _translated(self.uri):
@@ -232,19 +234,12 @@ def _date(ns: int) -> dt.date:
     return dt.datetime.fromtimestamp(ns // 1_000_000_000, tz=dt.UTC).date()
 
 
-class _translated:
+def _translated(uri: str) -> AbstractContextManager[None]:
     """Context that turns the library's errors into ours; CommitFailedError passes, `append` decides about it."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, TableNotFoundError):
-            raise ArchiveError(f"there is no archive at {self._uri}; run `sieis load FILE` or `sieis consume` first") from error
-        if isinstance(error, CommitFailedError):
-            return
-        if isinstance(error, DeltaError | OSError):
-            raise ArchiveUnavailableError(f"the archive at {self._uri} could not be reached or written: {error}") from error
+    return translated(
+        "archive",
+        uri,
+        unavailable=ArchiveUnavailableError,
+        fatal=ArchiveError,
+        missing="run `sieis load FILE` or `sieis consume` first",
+    )
