@@ -54,7 +54,7 @@ def _hot() -> Iterator[Result]:
     with _folder() as folder:
         store = _store(folder)
         seconds = _seconds(lambda: [store.write_readings(batch) for batch in rows.iter_slices(_LOAD_BATCH_ROWS)])
-        workload = f"{rows.height:,} rows of {MOTES} motes over 20 days, sorted by mote and time, batches of {_LOAD_BATCH_ROWS:,}"
+        workload = f"{rows.height:,} rows of {MOTES} motes, 20 days, sorted by mote and time, in {_LOAD_BATCH_ROWS:,}s"
         yield _result("sqlite_bulk_write", rows.height / seconds, "rows/s", workload, 350_000)
 
         live = building(days=1, seed=1).with_columns(pl.col("timestamp") + 20 * DAY_NS).sort("timestamp")[:100_000]

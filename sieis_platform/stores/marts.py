@@ -14,7 +14,7 @@ from deltalake import CommitProperties, DeltaTable, WriterProperties, write_delt
 from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.errors import FatalError, RetriableError
-from sieis_platform.stores.delta import TableInfo, info, translated
+from sieis_platform.stores.delta import TableInfo, create_empty, info, translated
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _WRITER: Final = WriterProperties(compression="SNAPPY")
@@ -128,16 +128,18 @@ class Marts:
 
     def _create(self, table: str, frame: pl.DataFrame) -> None:
         """Make the empty table where there is none, so that two first writers do not both think they are first."""
+        if untyped := [name for name, dtype in frame.schema.items() if dtype == pl.Null]:
+            raise MartError(f"the columns {', '.join(untyped)} for mart {table} have no type; cast them")
         if self.exists(table):
             return
         with self._translated(table):
-            DeltaTable.create(
+            create_empty(
                 self._uri(table),
-                schema=frame.clear().to_arrow().schema,
-                mode="ignore",
-                partition_by=["date"] if "date" in frame.columns else None,
-                storage_options=self._storage_options,
+                frame.schema,
+                partition_by=["date"] if "date" in frame.columns else [],
                 name=table,
+                description="",
+                storage_options=self._storage_options,
             )
 
     def _commit(self, table: str, write: Callable[[DeltaTable], None]) -> int:
