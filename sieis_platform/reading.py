@@ -19,9 +19,9 @@ class Quantity(NamedTuple):
     high: float
 
 
-# Plausible indoors and within what the mote can measure. Temperature and humidity: a heated office, not the -40..124 degC
-# the SHT11 sensor can express (a dying battery reports 122.153 degC). Voltage: two AA cells, 1.8 V brown-out to 3.6 V maximum
-# (MICA2DOT datasheet). Light: direct sunlight is about 100,000 lux.
+# Plausible indoors and within what the mote can measure. Temperature and humidity: a heated office, not the
+# -40..124 degC the SHT11 sensor can express (a dying battery reports 122.153 degC). Voltage: two AA cells, 1.8 V
+# brown-out to 3.6 V maximum (MICA2DOT datasheet). Light: direct sunlight is about 100,000 lux.
 QUANTITIES: Final[dict[str, Quantity]] = {
     "temperature": Quantity("°C", -10.0, 50.0),
     "humidity": Quantity("%RH", 0.0, 100.0),
@@ -41,7 +41,7 @@ READING_SCHEMA: Final = pl.Schema(
 LINEAGE_SCHEMA: Final = pl.Schema(
     {"source": pl.String(), "source_partition": pl.Int32(), "source_offset": pl.Int64(), "ingested_at": pl.Int64()}
 )
-"""Where a row came from, and when (Unix ns) it was written to the archive: of two readings with one key the later wins."""
+"""Where a row came from, and when (Unix ns) it was archived: of two readings with one key the later wins."""
 
 ARCHIVE_PARTITIONS: Final = ("year", "month", "day")
 

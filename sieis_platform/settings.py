@@ -13,7 +13,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 TimelineMode = Literal["align", "year", "none"]
 Sink = Literal["hot", "archive"]
-SINKS: tuple[Sink, ...] = ("hot", "archive")
 
 
 class Settings(BaseSettings):
@@ -27,34 +26,60 @@ class Settings(BaseSettings):
         None, description="Readings file that `simulate` and `demo` replay; unset: the downloaded one, else generated."
     )
     data_url: str = Field(
-        "http://db.csail.mit.edu/labdata/data.txt.gz", description="Address `sieis data download` fetches the readings from."
+        "http://db.csail.mit.edu/labdata/data.txt.gz",
+        description="Address `sieis data download` fetches the readings from.",
     )
-    data_sha256: str = Field("", description="Expected SHA-256 of the downloaded readings; empty: only the gzip checksum is verified.")
+    data_sha256: str = Field(
+        "", description="Expected SHA-256 of the downloaded readings; empty: only the gzip checksum is verified."
+    )
     mote_locations_url: str = Field(
-        "http://db.csail.mit.edu/labdata/mote_locs.txt", description="Address `sieis data download` fetches the floor plan from."
+        "http://db.csail.mit.edu/labdata/mote_locs.txt",
+        description="Address `sieis data download` fetches the floor plan from.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="How log lines look; auto: console on a terminal, JSON elsewhere."
     )
 
     # -- the building --------------------------------------------------------------------------------------------
-    fleet_size: int = Field(54, ge=1, description="Mote ids 1 to this are the known fleet; others are taken in and flagged.")
-    timeline_mode: TimelineMode = Field(
-        "align", description="How dataset dates become platform dates: align (replay for ever), year (this year), none (as they are)."
+    fleet_size: int = Field(
+        54, ge=1, description="Mote ids 1 to this are the known fleet; others are taken in and flagged."
     )
-    timeline_phase: int = Field(7, ge=0, description="Day of the data set shown on the anchor date (align only; below its number of days).")
+    mote_locations: Path | None = Field(
+        None,
+        description="Floor plan, lines of `mote_id x y` in metres; unset: the downloaded one, where present.",
+    )
+    timeline_mode: TimelineMode = Field(
+        "align",
+        description="How dataset dates become platform dates: align (replay for ever), year (this year), none.",
+    )
+    timeline_phase: int = Field(
+        7, ge=0, description="Day of the data set shown on the anchor date (align only; below its number of days)."
+    )
     anchor_date: dt.date | None = Field(None, description="First live date, fixed at first use; unset: that day, UTC.")
 
     # -- stream --------------------------------------------------------------------------------------------------
-    kafka_bootstrap: str = Field("", description="host:port list of the Kafka brokers; empty: the embedded broker of this data directory.")
-    kafka_topic: str = Field("sensor_readings", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Topic of the readings.")
-    kafka_dlq_topic: str = Field("sensor_readings.dlq", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Topic of the dead letters.")
+    kafka_bootstrap: str = Field(
+        "", description="host:port list of the Kafka brokers; empty: the embedded broker of this data directory."
+    )
+    kafka_topic: str = Field(
+        "sensor_readings", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Topic of the readings."
+    )
+    kafka_dlq_topic: str = Field(
+        "sensor_readings.dlq", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Topic of the dead letters."
+    )
     kafka_group: str = Field(
-        "sieis-consumer", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Prefix of the consumer groups (`.hot`, `.archive`)."
+        "sieis-consumer",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+        description="Prefix of the consumer groups (`.hot`, `.archive`).",
     )
     kafka_session_timeout_seconds: float = Field(
-        30, ge=1, le=300, description="A member silent for so long is put out of its group; the embedded broker uses at most 6."
+        30,
+        ge=1,
+        le=300,
+        description="A member silent for so long is put out of its group; the embedded broker uses at most 6.",
     )
     poll_records: int = Field(1_000, ge=1, le=1_000_000, description="Records taken in one poll at low traffic.")
     poll_records_loaded: int = Field(
@@ -64,7 +89,9 @@ class Settings(BaseSettings):
     max_skew_seconds: float = Field(
         300, ge=0, description="A timestamp further ahead of Kafka's record time is a dead letter; 0: not judged."
     )
-    archive_flush_rows: int = Field(200_000, ge=1, description="Archive flush by size: rows buffered at most before a commit.")
+    archive_flush_rows: int = Field(
+        200_000, ge=1, description="Archive flush by size: rows buffered at most before a commit."
+    )
     archive_flush_seconds: float | None = Field(
         None, gt=0, description="Archive flush by age; unset: 600 on Kafka, 30 on the embedded broker (it forgets)."
     )
@@ -75,8 +102,12 @@ class Settings(BaseSettings):
     # -- simulator -----------------------------------------------------------------------------------------------
     simulator_motes: int = Field(42, ge=1, description="Motes emitted (the lowest ids of the data set).")
     simulator_speed: float = Field(100, gt=0, description="Catch-up speed factor over the wall clock.")
-    simulator_interval_seconds: float = Field(0.1, gt=0, le=60, description="Time between two ticks of the live simulator.")
-    filter_today_only: bool = Field(True, description="A first start begins at today 00:00 UTC, not at the anchor date.")
+    simulator_interval_seconds: float = Field(
+        0.1, gt=0, le=60, description="Time between two ticks of the live simulator."
+    )
+    filter_today_only: bool = Field(
+        True, description="A first start begins at today 00:00 UTC, not at the anchor date."
+    )
 
     # -- stores --------------------------------------------------------------------------------------------------
     archive_uri: str = Field("", description="Delta table of the archive; empty: `archive/` in the data directory.")
@@ -85,11 +116,15 @@ class Settings(BaseSettings):
         True, description="Partition the archive by mote_id too; turn off for thousands of motes."
     )
     hot_retention_days: int = Field(30, ge=1, description="Days the hot store keeps.")
-    hot_piece_milliseconds: float = Field(50, gt=0, description="Bulk writes to SQLite commit in pieces of about this long.")
+    hot_piece_milliseconds: float = Field(
+        50, gt=0, description="Bulk writes to SQLite commit in pieces of about this long."
+    )
     load_batch_rows: int = Field(500_000, ge=5_000, description="Rows of the historical load in one archive commit.")
 
     # -- addresses -----------------------------------------------------------------------------------------------
-    api_host: str = Field("127.0.0.1", description="Address the API listens on; beyond loopback it needs SIEIS_API_KEY.")
+    api_host: str = Field(
+        "127.0.0.1", description="Address the API listens on; beyond loopback it needs SIEIS_API_KEY."
+    )
     api_port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
     api_key: SecretStr | None = Field(None, description="Key that API clients send as X-API-Key; unset: loopback only.")
     dashboard_port: int = Field(8501, ge=1, le=65535, description="Port of the dashboard.")
@@ -100,7 +135,9 @@ class Settings(BaseSettings):
     mlflow_uri: str = Field("", description="MLflow tracking address; empty: SQLite in the data directory.")
 
     # -- for tests -----------------------------------------------------------------------------------------------
-    crash_at: str = Field("", description="Test only: the process kills itself (SIGKILL) at this named point, `name` or `name:nth`.")
+    crash_at: str = Field(
+        "", description="Test only: the process kills itself (SIGKILL) at this named point, `name` or `name:nth`."
+    )
 
     @field_validator("data_dir", mode="after")
     @classmethod
@@ -121,8 +158,10 @@ class Settings(BaseSettings):
 
     @property
     def session_timeout_seconds(self) -> float:
-        """Session timeout of a group member; short on the embedded broker, where a killed member blocks its successor."""
-        return min(self.kafka_session_timeout_seconds, 6.0) if self.embedded_broker else self.kafka_session_timeout_seconds
+        """Session timeout of a group member; short on the embedded broker: a killed member blocks the next."""
+        return (
+            min(self.kafka_session_timeout_seconds, 6.0) if self.embedded_broker else self.kafka_session_timeout_seconds
+        )
 
     @property
     def archive_location(self) -> str:

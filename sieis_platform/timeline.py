@@ -40,7 +40,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
             raise TimelineError(f"a data set of {self.days} days has no timeline; give at least one day of readings")
         if not 0 <= self.phase < self.days:
             raise TimelineError(
-                f"SIEIS_TIMELINE_PHASE={self.phase} must lie between 0 and {self.days - 1} (the data set has {self.days} days)"
+                f"SIEIS_TIMELINE_PHASE={self.phase} must lie in 0..{self.days - 1}: the data set has {self.days} days"
             )
 
     @property
@@ -58,7 +58,9 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
         """The platform date of one day of the data set in history (in `align`, each dataset day has exactly one)."""
         index = (dataset_day - self.first_day).days
         if not 0 <= index < self.days:
-            raise TimelineError(f"{dataset_day} is outside the data set, which spans {self.first_day} to {self.last_day}")
+            raise TimelineError(
+                f"{dataset_day} is outside the data set, which spans {self.first_day} to {self.last_day}"
+            )
         return dataset_day + dt.timedelta(days=int(self._shift_days(index)))
 
     def dataset_day(self, platform_day: dt.date) -> dt.date | None:
@@ -148,5 +150,3 @@ class TimelineFile:
         finally:
             draft.unlink(missing_ok=True)
         return timeline
-
-

@@ -14,7 +14,14 @@ from typing import Final
 import deltalake
 import msgspec
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, WriterProperties, write_deltalake
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.errors import FatalError, RetriableError
@@ -22,7 +29,9 @@ from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READ
 from sieis_platform.stores.delta import translated
 from sieis_platform.timeline import DAY_NS
 
-ARCHIVE_SCHEMA: Final = pl.Schema({**{name: pl.String() for name in ARCHIVE_PARTITIONS}, **READING_SCHEMA, **LINEAGE_SCHEMA})
+ARCHIVE_SCHEMA: Final = pl.Schema(
+    {**{name: pl.String() for name in ARCHIVE_PARTITIONS}, **READING_SCHEMA, **LINEAGE_SCHEMA}
+)
 LEDGER_KEY: Final = "sieis.ledger"
 
 # Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
@@ -44,14 +53,16 @@ class FenceError(ArchiveError):
 
     def __init__(self, app_id: str, expected: int | None, found: int | None) -> None:
         self.app_id, self.expected, self.found = app_id, expected, found
-        super().__init__(f"the archive holds {app_id} at {found}, this writer expected {expected}: another writer was here")
+        super().__init__(
+            f"the archive holds {app_id} at {found}, this writer expected {expected}: another writer was here"
+        )
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the positions `start` .. `end`-1 of one app transaction in one commit.
 
-    For the stream a position is an offset and start + stored + duplicates + dead + lost == end. For history it is a byte
-    offset, and the counts are of lines.
+    For the stream a position is an offset and start + stored + duplicates + dead + lost == end. For history it is a
+    byte offset, and the counts are of lines.
     """
 
     app: str
@@ -129,8 +140,8 @@ class Archive:
     def append(self, commit: Commit) -> int:
         """ONE Delta commit of rows, positions and ledger; the version it made.
 
-        The caller must have read the positions in `expected` and built `rows` for exactly them: they are compared with a
-        freshly loaded table here, and the library's own fence covers what comes between this load and the commit.
+        The caller must have read the positions in `expected` and built `rows` for exactly them: they are compared with
+        a freshly loaded table here, and the library's own fence covers what comes between this load and the commit.
 
         Raises: FenceError (a position moved: another writer was here), ArchiveUnavailableError (nothing was written:
         the same call may succeed), ArchiveError.
@@ -192,10 +203,11 @@ class Archive:
     def ledger(self, table: DeltaTable | None = None) -> list[LedgerEntry]:
         """Every ledger entry in the order of its commit, with the table version that holds it."""
         entries: list[LedgerEntry] = []
+        table = table or self.table()
         with _translated(self.uri):
-            commits = self.table().history()
+            commits = table.history()
         for commit in reversed(commits):
-            if text := commit.get(LEDGER_KEY):
+            if commit["version"] <= table.version() and (text := commit.get(LEDGER_KEY)):
                 decoded = msgspec.json.decode(text, type=list[LedgerEntry])
                 entries.extend(msgspec.structs.replace(entry, version=commit["version"]) for entry in decoded)
         return entries

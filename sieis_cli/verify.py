@@ -1,0 +1,67 @@
+"""`sieis verify`: proof that every position has exactly one fate.
+
+Belongs here: the command and its table. Not here: the audit (sieis_platform.analysis.ledger).
+"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sieis_cli.context import load_settings
+from sieis_platform.errors import FatalError
+
+
+class VerifyError(FatalError):
+    """The archive and its ledger disagree."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `verify` to `app`."""
+    app.command("verify")(verify)
+
+
+def verify(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the accounts and findings as JSON.")] = False,
+) -> None:
+    """Walk the archive's ledger: contiguous positions, sums equal to the table's rows, nothing stored twice.
+
+    Every position of the stream (and every byte of a loaded file) ends as stored, duplicate, dead letter or lost.
+    Exit code 1 where anything disagrees.
+    """
+    import dataclasses
+    import json
+
+    from sieis_platform.analysis.ledger import audit, rows_by_source
+    from sieis_platform.stores.open import open_archive
+
+    archive = open_archive(load_settings())
+    table = archive.table()
+    # One version for all three: a writer may be at work.
+    entries = archive.ledger(table)
+    positions = {entry.app: archive.position(entry.app, table) for entry in entries}
+    result = audit(entries, rows_by_source(archive.scan_all(table.version())), positions)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result)))
+    else:
+        _show(result.accounts)
+    if result.findings:
+        raise VerifyError(
+            "\n".join(["the archive and its ledger disagree:", *(f"  {finding}" for finding in result.findings)])
+        )
+    if not as_json:
+        Console().print(
+            f"[green]clean[/]: version {table.version()}, {sum(account.rows for account in result.accounts):,} rows"
+        )
+
+
+def _show(accounts: list) -> None:
+    table = Table(title="Every position accounted for")
+    columns = ("partition", "end", "stored", "duplicates", "dead", "lost", "skipped", "rows")
+    table.add_column("source")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for account in accounts:
+        table.add_row(account.source, *(f"{getattr(account, column):,}" for column in columns))
+    Console().print(table)

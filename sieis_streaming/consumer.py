@@ -1,0 +1,304 @@
+"""The consumer: one thread a sink, each a member of its own group, so that no store waits for the other.
+
+Belongs here: polling, pausing, backing off, rebalances, graceful stop. Not here: what a flush does (sinks).
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Final
+
+import structlog
+from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from sieis_platform.errors import FatalError, RetriableError, SieisError
+from sieis_platform.settings import Settings
+from sieis_streaming.broker import BrokerUnavailableError, locate
+from sieis_streaming.decode import decode
+from sieis_streaming.link import BrokerLink
+from sieis_streaming.metrics import ConsumerMetrics
+from sieis_streaming.sinks.base import IncarnationChangedError, OffsetRange, PositionMovedError, Sink
+
+log = structlog.get_logger(__name__)
+
+# A stop must be over within 10 s: the last flush may be tried again for this long, leaving the rest to close.
+_STOP_FLUSH_SECONDS: Final = 7.0
+_WATERMARK_SECONDS: Final = 5.0
+_LAG_EVERY_SECONDS: Final = 1.0
+_LOCATE_SECONDS: Final = 1.0
+_BACKOFF_FIRST_SECONDS: Final = 0.1
+_BACKOFF_MOST_SECONDS: Final = 5.0
+
+
+class ConsumerError(FatalError):
+    """The broker refuses this consumer for good (authorisation, fenced instance)."""
+
+
+class _Backoff:
+    """Exponential, with full jitter between half and whole of the step."""
+
+    def __init__(self) -> None:
+        self._step = _BACKOFF_FIRST_SECONDS
+        self._until = 0.0
+
+    def failed(self) -> float:
+        seconds = self._step * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
+        self._step = min(self._step * 2, _BACKOFF_MOST_SECONDS)
+        self._until = time.monotonic() + seconds
+        return seconds
+
+    def succeeded(self) -> None:
+        self._step, self._until = _BACKOFF_FIRST_SECONDS, 0.0
+
+    def waiting(self) -> bool:
+        return time.monotonic() < self._until
+
+
+class SinkConsumer:
+    """Feeds one sink from its own consumer group until stopped."""
+
+    def __init__(self, sink: Sink, link: BrokerLink, settings: Settings, metrics: ConsumerMetrics) -> None:
+        self._sink = sink
+        self._link = link
+        self._settings = settings
+        self._metrics = metrics
+        self._consumer: Consumer | None = None
+        self._owned: list[int] = []
+        self._pending: list[int] = []
+        self._paused = False
+        self._backoff = _Backoff()
+        self._failure: FatalError | None = None
+        self._lag_at = 0.0
+        self._poll_records = settings.poll_records
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set, then flush, commit and leave the group.
+
+        Raises: FatalError.
+        """
+        while not stop.is_set():
+            if not self._open(stop):
+                continue
+            try:
+                while not stop.is_set() and not self._link.moved():
+                    self._step()
+                self._drain(stop)
+            finally:
+                self._close()
+
+    # -- one connection ------------------------------------------------------------------------------------------
+    def _open(self, stop: threading.Event) -> bool:
+        try:
+            self._link.connect(stop, _LOCATE_SECONDS)
+        except BrokerUnavailableError as error:
+            if not stop.is_set():
+                self._count(error)
+            return False
+        self._consumer = self._link.consumer(self._sink.name)
+        self._consumer.subscribe(
+            [self._settings.kafka_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        self._backoff.succeeded()
+        log.info("consuming", sink=self._sink.name, broker=self._link.address.bootstrap)
+        return True
+
+    def _drain(self, stop: threading.Event) -> None:
+        """Store what is buffered before the connection goes: at a stop within its time, at a move until done.
+
+        After a move the old broker's memory is gone: these rows are nowhere but here. Dead letters go to the new.
+        """
+        deadline = time.monotonic() + _STOP_FLUSH_SECONDS
+        if not stop.is_set():
+            log.warning("the embedded broker restarted: flushing what the old one gave", sink=self._sink.name)
+        while True:
+            if stop.is_set() and time.monotonic() > deadline:
+                log.error("stopped with unflushed records: they are read again at the next start", sink=self._sink.name)
+                return
+            try:
+                if self._link.moved():
+                    self._link.connect_publisher(locate(self._settings, _LOCATE_SECONDS, stop))
+                self._commit(self._sink.flush(), quiet=self._link.moved())
+            except (PositionMovedError, IncarnationChangedError) as error:
+                self._count(error)
+                return
+            except RetriableError as error:
+                self._count(error)
+                wait_seconds = self._backoff.failed()
+                if not stop.is_set():
+                    deadline = time.monotonic() + _STOP_FLUSH_SECONDS
+                    stop.wait(wait_seconds)
+                else:
+                    time.sleep(wait_seconds)  # nothing can end this wait early: stop is set already
+            else:
+                return
+
+    def _close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._sink.revoke(self._owned)
+        self._owned, self._pending, self._paused = [], [], False
+        if consumer is not None:
+            consumer.close()
+
+    # -- one round -----------------------------------------------------------------------------------------------
+    def _step(self) -> None:
+        assert self._consumer is not None  # noqa: S101 - _open made it
+        messages = self._consumer.consume(self._poll_records, self._settings.poll_seconds)
+        if self._failure is not None:
+            raise self._failure
+        self._poll_records = (
+            self._settings.poll_records_loaded
+            if len(messages) >= self._settings.poll_records
+            else self._settings.poll_records
+        )
+        self._take(messages)
+        if self._backoff.waiting():
+            return
+        try:
+            if self._pending:
+                self._take_over()
+            if self._sink.due():
+                self._commit(self._sink.flush())
+        except (PositionMovedError, IncarnationChangedError) as error:
+            self._count(error)
+            self._sink.revoke(self._owned)
+            self._pending, self._owned = self._owned, []
+        except RetriableError as error:
+            self._count(error, retry_seconds=round(self._backoff.failed(), 2))
+            self._pause()
+        else:
+            self._backoff.succeeded()
+            self._resume()
+        self._report_lag()
+
+    def _take(self, messages: list[KafkaMessage]) -> None:
+        if not messages:
+            return
+        good = [message for message in messages if message.error() is None]
+        if len(good) < len(messages):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._broker_error(error)
+        if good:
+            self._metrics.records_read.labels(self._sink.name).inc(len(good))
+            self._sink.add(decode(good, self._settings.max_skew_seconds))
+
+    def _broker_error(self, error: KafkaError) -> None:
+        self._metrics.errors.labels(self._sink.name, "broker").inc()
+        if error.fatal() or error.code() in (
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.GROUP_AUTHORIZATION_FAILED,
+        ):
+            raise ConsumerError(f"the broker refuses the consumer of the {self._sink.name} store: {error.str()}")
+        log.warning(
+            "broker error, librdkafka goes on by itself", sink=self._sink.name, error=error.str(), code=error.name()
+        )
+
+    # -- partitions ----------------------------------------------------------------------------------------------
+    def _take_over(self) -> None:
+        """Ask the sink where to read on, and start fetching there."""
+        assert self._consumer is not None  # noqa: S101 - _open made it
+        topic, pending = self._settings.kafka_topic, self._pending
+        try:
+            ranges = {
+                partition: OffsetRange(
+                    *self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_WATERMARK_SECONDS)
+                )
+                for partition in pending
+            }
+        except KafkaException as error:
+            raise BrokerUnavailableError(
+                f"the broker did not tell the ends of {topic}: {error.args[0].str()}"
+            ) from error
+        starts = self._sink.assign(ranges)
+        self._consumer.assign(
+            [TopicPartition(topic, partition, starts.get(partition, OFFSET_STORED)) for partition in pending]
+        )
+        self._owned, self._pending, self._paused = pending, [], False
+        log.info("partitions assigned", sink=self._sink.name, partitions=pending, offsets=starts or "of the group")
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Nothing is fetched until the sink has said from where: that may take a store that is down right now.
+        consumer.assign([])
+        self._pending, self._owned = sorted(part.partition for part in partitions), []
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        try:
+            self._commit(self._sink.flush())
+        except RetriableError as error:
+            self._count(
+                error
+            )  # unflushed rows are dropped below; the positions have not moved, the next owner reads them
+        except FatalError as error:
+            self._failure = error
+        self._drop(partitions)
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log.warning("partitions lost: the session ended without us", sink=self._sink.name)
+        self._drop(partitions)
+
+    def _drop(self, partitions: list[TopicPartition]) -> None:
+        gone = [part.partition for part in partitions]
+        self._sink.revoke(gone)
+        self._owned = [partition for partition in self._owned if partition not in gone]
+        self._pending = [partition for partition in self._pending if partition not in gone]
+
+    def _commit(self, offsets: dict[int, int], *, quiet: bool = False) -> None:
+        """Tell Kafka: a hint for the archive group, the position of the hot group (whose repeats are harmless)."""
+        if not offsets:
+            return
+        assert self._consumer is not None  # noqa: S101 - _open made it
+        topic = self._settings.kafka_topic
+        if not quiet:
+            try:
+                self._consumer.commit(
+                    offsets=[TopicPartition(topic, partition, end) for partition, end in offsets.items()],
+                    asynchronous=False,
+                )
+            except KafkaException as error:
+                self._metrics.errors.labels(self._sink.name, "commit").inc()
+                log.warning(
+                    "offsets not committed: some records will be read again", sink=self._sink.name, error=str(error)
+                )
+        self._sink.committed()
+
+    def _pause(self) -> None:
+        if not self._paused and self._consumer is not None:
+            self._consumer.pause(self._consumer.assignment())
+            self._paused = True
+
+    def _resume(self) -> None:
+        if self._paused and self._consumer is not None:
+            self._consumer.resume(self._consumer.assignment())
+            self._paused = False
+            log.info("the store answers again", sink=self._sink.name)
+
+    # -- what is seen from outside -------------------------------------------------------------------------------
+    def _count(self, error: SieisError, **more: object) -> None:
+        self._metrics.errors.labels(self._sink.name, type(error).__name__).inc()
+        log.warning("will be tried again", sink=self._sink.name, kind=type(error).__name__, error=str(error), **more)
+
+    def _report_lag(self) -> None:
+        if time.monotonic() < self._lag_at or self._consumer is None or not self._owned:
+            return
+        self._lag_at = time.monotonic() + _LAG_EVERY_SECONDS
+        topic = self._settings.kafka_topic
+        for part in self._consumer.position([TopicPartition(topic, partition) for partition in self._owned]):
+            _low, high = self._consumer.get_watermark_offsets(part, cached=True)
+            if high >= 0 and part.offset >= 0:
+                self._metrics.lag.labels(self._sink.name, part.partition).set(max(0, high - part.offset))
+
+
+def run(consumers: Sequence[Callable[[threading.Event], None]], stop: threading.Event) -> None:
+    """Run each consumer in a thread of its own until `stop` is set or one of them fails.
+
+    Raises: whatever the first to fail raised, after the others have stopped gracefully.
+    """
+    with ThreadPoolExecutor(len(consumers), thread_name_prefix="sink") as threads:
+        futures = [threads.submit(consumer, stop) for consumer in consumers]
+        done, _ = wait(futures, return_when=FIRST_COMPLETED)
+        stop.set()
+    for future in [*done, *futures]:
+        future.result()

@@ -1,0 +1,232 @@
+"""Dead letters: records without meaning, kept on their own topic with the reason, and sent again when mended.
+
+Belongs here: writing, listing and replaying them. Not here: why a record is one (decode).
+"""
+
+import datetime as dt
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_streaming.decode import DeadLetter
+
+# Longest wait for the broker to acknowledge; librdkafka retries inside it.
+DELIVERY_SECONDS: Final = 30.0
+# Longest silence while reading a topic to its end before the broker counts as gone.
+READ_SECONDS: Final = 10.0
+
+_REPLAY_OF = "sieis.replay_of"
+_REPLAYED = "sieis.replayed"
+
+Status = Literal["open", "replayed", "came_back"]
+
+
+class DeadLetterDeliveryError(RetriableError):
+    """The broker did not acknowledge a message in time; nothing that depends on it may be committed."""
+
+
+class DeadLetterReadError(RetriableError):
+    """The dead letter topic could not be read to its end."""
+
+
+class DeadLetterNotFoundError(FatalError):
+    """No dead letter has this position."""
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Where a record was on the broker; written `topic/incarnation/partition/offset`."""
+
+    topic: str
+    incarnation: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.incarnation}/{self.partition}/{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Position":
+        """The position written as `text`. Raises: DeadLetterNotFoundError where it is none."""
+        parts = text.split("/")
+        if len(parts) != 4 or not (parts[2].isdecimal() and parts[3].isdecimal()):
+            raise DeadLetterNotFoundError(
+                f"{text!r} is not a position (topic/incarnation/partition/offset); see `sieis dlq list`"
+            )
+        return cls(parts[0], parts[1], int(parts[2]), int(parts[3]))
+
+
+@dataclass(frozen=True)
+class KeptLetter:
+    """One dead letter as it lies on the topic."""
+
+    position: Position
+    reason: str
+    detail: str
+    record_time: dt.datetime | None
+    dead_since: dt.datetime | None
+    key: bytes | None
+    value: bytes | None
+    replay_of: str | None
+    status: Status = "open"
+    headers: tuple[tuple[str, bytes], ...] = field(default=())
+
+
+class DeadLetterPublisher:
+    """Writes dead letters and replays; every publish waits for all its acknowledgements."""
+
+    def __init__(self, producer: Producer, dlq_topic: str) -> None:
+        self._producer = producer
+        self._topic = dlq_topic
+
+    def publish(self, letters: Iterable[DeadLetter], topic: str, incarnation: str) -> None:
+        """Write `letters` and wait until all are acknowledged. Raises: DeadLetterDeliveryError."""
+        now = dt.datetime.now(dt.UTC).isoformat()
+        self._deliver(
+            (self._topic, letter.message.key(), letter.message.value(), _headers(letter, topic, incarnation, now))
+            for letter in letters
+        )
+
+    def replay(self, letters: Sequence[KeptLetter], topic: str) -> None:
+        """Send the original bytes to `topic` again, then mark each as replayed. Raises: DeadLetterDeliveryError.
+
+        Killed between the two, a replay is repeated: identical readings are then dropped as duplicates.
+        """
+        self._deliver(
+            (topic, letter.key, letter.value, [*letter.headers, (_REPLAY_OF, str(letter.position).encode())])
+            for letter in letters
+        )
+        self._deliver(
+            (self._topic, str(letter.position).encode(), None, [(_REPLAYED, str(letter.position).encode())])
+            for letter in letters
+        )
+
+    def _deliver(self, records: Iterable[tuple[str, bytes | None, bytes | None, list[tuple[str, bytes]]]]) -> None:
+        failures: list[str] = []
+        pending = 0
+
+        def delivered(error: object, _message: object) -> None:
+            nonlocal pending
+            pending -= 1
+            if error is not None:
+                failures.append(str(error))
+
+        deadline = time.monotonic() + DELIVERY_SECONDS
+        for topic, key, value, headers in records:
+            while True:
+                try:
+                    self._producer.produce(topic, value, key, headers=headers, on_delivery=delivered)
+                    pending += 1
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+                    if time.monotonic() > deadline:
+                        raise DeadLetterDeliveryError(
+                            "the producer's queue stays full: the broker takes nothing"
+                        ) from None
+        self._producer.flush(max(0.0, deadline - time.monotonic()))
+        if failures or pending:
+            raise DeadLetterDeliveryError(
+                f"{len(failures) or pending} message(s) were not acknowledged within {DELIVERY_SECONDS:g} s"
+                + (f" ({failures[0]})" if failures else "")
+            )
+
+
+def read_all(consumer: Consumer, dlq_topic: str) -> list[KeptLetter]:
+    """Every dead letter now on the topic, once each (by position), in the order they died, with its status.
+
+    `consumer` must belong to no group that commits. Raises: DeadLetterReadError.
+    """
+    letters: dict[Position, KeptLetter] = {}
+    replayed: set[str] = set()
+    for message in _read_to_end(consumer, dlq_topic):
+        headers = dict(message.headers() or [])
+        if _REPLAYED in headers:
+            replayed.add(headers[_REPLAYED].decode())
+        elif "sieis.position" in headers:
+            letter = _kept(message, headers)
+            letters.setdefault(letter.position, letter)
+    came_back = {letter.replay_of for letter in letters.values() if letter.replay_of}
+    return [_with_status(letter, replayed, came_back) for letter in letters.values()]
+
+
+def to_replay(letters: Iterable[KeptLetter]) -> list[KeptLetter]:
+    """What a replay of everything sends: the open ones.
+
+    Not those already replayed, nor a replay that was found bad again: such a record comes back once, not for ever.
+    """
+    return [letter for letter in letters if letter.status == "open"]
+
+
+def _with_status(letter: KeptLetter, replayed: set[str], came_back: set[str]) -> KeptLetter:
+    status: Status = "open"
+    if letter.replay_of:
+        status = "came_back"
+    elif str(letter.position) in replayed or str(letter.position) in came_back:
+        status = "replayed"
+    return KeptLetter(**{**letter.__dict__, "status": status})
+
+
+def _headers(letter: DeadLetter, topic: str, incarnation: str, now: str) -> list[tuple[str, bytes]]:
+    position = Position(topic, incarnation, letter.partition, letter.offset)
+    kept = [(name, value) for name, value in letter.message.headers() or [] if value is not None]
+    return [
+        *kept,
+        ("sieis.position", str(position).encode()),
+        ("sieis.reason", letter.reason.value.encode()),
+        ("sieis.detail", letter.detail.encode()),
+        ("sieis.record_ms", str(letter.message.timestamp()[1]).encode()),
+        ("sieis.dead_since", now.encode()),
+        # Some brokers hand an empty value back as null: which of the two it was is part of the original bytes.
+        ("sieis.value", b"null" if letter.message.value() is None else b"bytes"),
+    ]
+
+
+def _kept(message: KafkaMessage, headers: dict[str, bytes]) -> KeptLetter:
+    def text(name: str) -> str:
+        return headers.get(name, b"").decode("utf-8", "replace")
+
+    record_ms = int(text("sieis.record_ms") or -1)
+    return KeptLetter(
+        position=Position.parse(text("sieis.position")),
+        reason=text("sieis.reason"),
+        detail=text("sieis.detail"),
+        record_time=dt.datetime.fromtimestamp(record_ms / 1e3, dt.UTC) if record_ms >= 0 else None,
+        dead_since=dt.datetime.fromisoformat(text("sieis.dead_since")) if text("sieis.dead_since") else None,
+        key=message.key(),
+        value=None if headers.get("sieis.value") == b"null" else message.value() or b"",
+        replay_of=text(_REPLAY_OF) or None,
+        headers=tuple((name, value) for name, value in headers.items() if not name.startswith("sieis.")),
+    )
+
+
+def _read_to_end(consumer: Consumer, topic: str) -> Iterable[KafkaMessage]:
+    try:
+        metadata = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic]
+        ends: dict[int, int] = {}
+        for partition in metadata.partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=READ_SECONDS)
+            if high > low:
+                ends[partition] = high
+                consumer.incremental_assign([TopicPartition(topic, partition, low)])
+        last_seen = time.monotonic()
+        while ends:
+            for message in consumer.consume(1_000, 0.2):
+                if message.error() is not None:
+                    continue
+                last_seen = time.monotonic()
+                yield message
+                partition, offset = message.partition() or 0, message.offset() or 0
+                if partition in ends and offset + 1 >= ends[partition]:
+                    del ends[partition]
+            if time.monotonic() - last_seen > READ_SECONDS:
+                raise DeadLetterReadError(
+                    f"{topic} could not be read to its end within {READ_SECONDS:g} s of silence; is the broker up?"
+                )
+    except KafkaException as error:
+        raise DeadLetterReadError(f"{topic} could not be read: {error}; is the broker up?") from error

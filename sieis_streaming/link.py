@@ -1,0 +1,86 @@
+"""One consumer's connection to the broker: where it is, which incarnation of the topic, and where dead letters go.
+
+Belongs here: what changes when the embedded broker restarts under a running consumer. Not here: polling.
+"""
+
+import threading
+
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from sieis_platform.settings import Settings, Sink
+from sieis_streaming.broker import BrokerAddress, client_config, has_moved, incarnation, locate
+from sieis_streaming.dead_letters import DeadLetterPublisher
+
+# A message the broker has not acknowledged within this time fails; the flush that needs it is then tried again.
+_DELIVERY_MS = 10_000
+
+
+class BrokerLink:
+    """The broker as one sink's consumer sees it. Connects on `connect`, not before."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._address: BrokerAddress | None = None
+        self._admin: AdminClient | None = None
+        self._publisher: DeadLetterPublisher | None = None
+
+    def connect(self, stop: threading.Event, timeout: float) -> None:
+        """Find the broker. Raises: BrokerUnavailableError."""
+        self._address = locate(self._settings, timeout, stop)
+        self._admin = None
+        self.connect_publisher(self._address)
+
+    def connect_publisher(self, address: BrokerAddress) -> None:
+        """Send dead letters to `address`, which may be a newer broker than the one read from."""
+        config = client_config(self._settings, address) | {"delivery.timeout.ms": _DELIVERY_MS, "acks": "all"}
+        self._publisher = DeadLetterPublisher(Producer(config), self._settings.kafka_dlq_topic)
+
+    @property
+    def address(self) -> BrokerAddress:
+        """Address of the broker that is read from."""
+        if self._address is None:
+            raise RuntimeError("connect first")
+        return self._address
+
+    @property
+    def publisher(self) -> DeadLetterPublisher:
+        """Where dead letters go."""
+        if self._publisher is None:
+            raise RuntimeError("connect first")
+        return self._publisher
+
+    def moved(self) -> bool:
+        """Whether the embedded broker has restarted elsewhere."""
+        return has_moved(self._settings, self.address)
+
+    def incarnation(self) -> str:
+        """Incarnation of the topic that is read from. Raises: BrokerUnavailableError, BrokerError."""
+        if self.address.cluster_id is not None:
+            # The embedded broker never reuses an address: whoever is connected to this one reads this incarnation. And
+            # a flush must not wait for a broker that is gone for good.
+            return self.address.cluster_id
+        if self._admin is None:
+            self._admin = AdminClient(client_config(self._settings, self.address))
+        return incarnation(self._admin, self._settings, self._settings.kafka_topic)
+
+    def consumer(self, sink: Sink) -> Consumer:
+        """A member of the group of `sink`, not yet subscribed."""
+        settings = self._settings
+        session_ms = int(settings.session_timeout_seconds * 1_000)
+        return Consumer(
+            client_config(settings, self.address)
+            | {
+                "group.id": f"{settings.kafka_group}.{sink}",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "session.timeout.ms": session_ms,
+                "heartbeat.interval.ms": max(100, session_ms // 10),
+                "partition.assignment.strategy": "range",
+                # Bounds what librdkafka holds ahead of us, per consumer, whatever the lag.
+                "queued.max.messages.kbytes": 65_536,
+                "fetch.wait.max.ms": 50,
+                "topic.metadata.refresh.interval.ms": 5_000,
+            }
+        )

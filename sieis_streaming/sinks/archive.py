@@ -1,0 +1,230 @@
+"""The archive sink: exactly once, by putting rows, positions and ledger into one Delta commit.
+
+Belongs here: the flush protocol (docs/architecture.md, Delivery). Not here: what a commit looks like (stores.archive),
+nor when to poll, pause or retry (sieis_streaming.consumer).
+"""
+
+import time
+from typing import Final
+
+import polars as pl
+import structlog
+
+from sieis_platform import crash
+from sieis_platform.analysis.duplicates import DuplicateWindow
+from sieis_platform.settings import Settings
+from sieis_platform.stores.archive import Archive, Commit, FenceError, LedgerEntry
+from sieis_streaming.decode import STREAM_SCHEMA, DeadLetter, Decoded
+from sieis_streaming.link import BrokerLink
+from sieis_streaming.metrics import ConsumerMetrics
+from sieis_streaming.sinks.base import IncarnationChangedError, OffsetRange, PositionBeyondEndError, PositionMovedError
+
+log = structlog.get_logger(__name__)
+
+
+class _PartitionBuffer:
+    """What was read of one partition since its last flush: positions `start` .. `end`-1."""
+
+    def __init__(self, position: int | None, start: int) -> None:
+        self.expected = position  # the app transaction that the table must hold; None: it has none yet
+        self.start = position or 0  # what the broker no longer has below `start` is a gap, accounted as lost
+        self.end = start
+        self.dead: list[DeadLetter] = []
+
+    @property
+    def dirty(self) -> bool:
+        return self.end > self.start
+
+
+class ArchiveSink:
+    """Gathers rows per partition and flushes them by size or age."""
+
+    name: Final = "archive"
+
+    def __init__(
+        self,
+        archive: Archive,
+        link: BrokerLink,
+        settings: Settings,
+        metrics: ConsumerMetrics,
+    ) -> None:
+        self._archive = archive
+        self._link = link
+        self._topic = settings.kafka_topic
+        self._flush_rows = settings.archive_flush_rows
+        self._flush_seconds = settings.flush_seconds
+        self._metrics = metrics
+        self._incarnation = ""
+        self._window = DuplicateWindow(settings.duplicate_window_rows)
+        self._buffers: dict[int, _PartitionBuffer] = {}
+        self._frames: list[pl.DataFrame] = []
+        self._rows = 0
+        self._oldest: float | None = None
+
+    @property
+    def incarnation(self) -> str:
+        """Incarnation of the topic under which the owned partitions were assigned."""
+        return self._incarnation
+
+    def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
+        """Read on where the table stands, not where Kafka's commit does."""
+        self._incarnation = self._link.incarnation()
+        self._archive.create()
+        table = self._archive.table()
+        starts: dict[int, int] = {}
+        for partition, (low, high) in ranges.items():
+            position = self._archive.position(self._app(partition), table)
+            if (position or 0) > high:
+                raise PositionBeyondEndError(
+                    f"{self._app(partition)} is archived up to {position}, but the topic ends at {high}: the broker lost "
+                    "archived records. Delete and create the topic again (a new incarnation), then restart"
+                )
+            starts[partition] = max(position or 0, low)
+            self._buffers[partition] = _PartitionBuffer(position, starts[partition])
+            if low > (position or 0):
+                lost = low - (position or 0)
+                self._metrics.lost.labels(self.name).inc(lost)
+                self._touch()
+                log.error(
+                    "the broker no longer has these positions: they are lost",
+                    topic=self._topic, partition=partition, first=position or 0, last=low - 1, lost_records=lost,
+                )  # fmt: skip
+        return starts
+
+    def revoke(self, partitions: list[int]) -> None:
+        """Drop the buffers: the position in the table has not moved, so whoever is next reads them again."""
+        for partition in partitions:
+            self._buffers.pop(partition, None)
+        self._frames = [
+            kept
+            for frame in self._frames
+            if (kept := frame.filter(~pl.col("source_partition").is_in(partitions))).height
+        ]
+        self._rows = sum(frame.height for frame in self._frames)
+        self._window.forget(partitions)
+        if not self._rows and not any(buffer.dirty for buffer in self._buffers.values()):
+            self._oldest = None
+
+    def add(self, decoded: Decoded) -> None:
+        """Buffer one poll; what lies below a buffer's end was read before and is passed over."""
+        rows = decoded.rows
+        ends = {partition: buffer.end for partition, buffer in self._buffers.items()}
+        if rows.height:
+            spans = rows.group_by("source_partition").agg(
+                pl.col("source_offset").min().alias("first"), pl.col("source_offset").max().alias("last")
+            )
+            if any(first < ends.get(partition, 1 << 62) for partition, first, _last in spans.iter_rows()):
+                rows = rows.filter(
+                    pl.col("source_offset") >= pl.col("source_partition").replace_strict(ends, default=1 << 62)
+                )
+            for partition, _first, last in spans.iter_rows():
+                if partition in self._buffers:
+                    self._buffers[partition].end = max(self._buffers[partition].end, last + 1)
+        for letter in decoded.dead:
+            buffer = self._buffers.get(letter.partition)
+            if buffer is not None and letter.offset >= ends[letter.partition]:
+                buffer.dead.append(letter)
+                buffer.end = max(buffer.end, letter.offset + 1)
+        if rows.height:
+            self._frames.append(rows)
+            self._rows += rows.height
+        if any(buffer.dirty for buffer in self._buffers.values()):
+            self._touch()
+
+    def due(self) -> bool:
+        """Enough rows, or old enough."""
+        return self._rows >= self._flush_rows or (
+            self._oldest is not None and time.monotonic() - self._oldest >= self._flush_seconds
+        )
+
+    def full(self) -> bool:
+        """The flush size is also the bound of what a broken store may let pile up."""
+        return self._rows >= self._flush_rows
+
+    def flush(self) -> dict[int, int]:
+        """One flush: incarnation, dead letters, then one commit of rows, positions and ledger.
+
+        Raises: IncarnationChangedError, PositionMovedError (drop the buffers and assign anew), RetriableError (the same
+        call may succeed), FatalError.
+        """
+        dirty = {partition: buffer for partition, buffer in self._buffers.items() if buffer.dirty}
+        if not dirty:
+            self._oldest = None
+            return {}
+        current = self._link.incarnation()
+        if current != self._incarnation:
+            raise IncarnationChangedError(
+                f"{self._topic} was {self._incarnation} and is now {current}: made again under us"
+            )
+        crash.point("archive.before_dead_letters")
+        dead = [letter for buffer in dirty.values() for letter in buffer.dead]
+        if dead:
+            self._link.publisher.publish(dead, self._topic, self._incarnation)
+        crash.point("archive.after_dead_letters")
+        rows = pl.concat(self._frames) if self._frames else None
+        kept, window = self._window.split(rows) if rows is not None else (None, None)
+        entries = self._entries(dirty, rows, kept)
+        expected = {self._app(partition): buffer.expected for partition, buffer in self._buffers.items()}
+        crash.point("archive.before_commit")
+        try:
+            self._archive.append(Commit(self._with_source(kept), entries, expected))
+        except FenceError as error:
+            raise PositionMovedError(str(error)) from error
+        crash.point("archive.after_commit")
+        if window is not None:
+            self._window.remember(window)
+        self._count(entries, dead, kept)
+        for buffer in dirty.values():
+            buffer.expected, buffer.start, buffer.dead = buffer.end, buffer.end, []
+        self._frames, self._rows, self._oldest = [], 0, None
+        return {partition: buffer.end for partition, buffer in dirty.items()}
+
+    def committed(self) -> None:
+        """Kafka's own offsets are a hint for lag displays only; a test may die here."""
+        crash.point("archive.after_kafka_commit")
+
+    def _entries(
+        self, dirty: dict[int, _PartitionBuffer], rows: pl.DataFrame | None, kept: pl.DataFrame | None
+    ) -> list[LedgerEntry]:
+        read, stored = _by_partition(rows), _by_partition(kept)
+        entries: list[LedgerEntry] = []
+        for partition, buffer in dirty.items():
+            good, dead = read.get(partition, 0), len(buffer.dead)
+            entries.append(
+                LedgerEntry(
+                    app=self._app(partition),
+                    start=buffer.start,
+                    end=buffer.end,
+                    stored=stored.get(partition, 0),
+                    duplicates=good - stored.get(partition, 0),
+                    dead=dead,
+                    lost=buffer.end - buffer.start - good - dead,
+                )
+            )
+        return entries
+
+    def _with_source(self, kept: pl.DataFrame | None) -> pl.DataFrame:
+        if kept is None:
+            kept = pl.DataFrame(schema=STREAM_SCHEMA)
+        return kept.drop("record_ms").with_columns(pl.lit(f"stream:{self._incarnation}").alias("source"))
+
+    def _count(self, entries: list[LedgerEntry], dead: list[DeadLetter], kept: pl.DataFrame | None) -> None:
+        self._metrics.flushes.labels(self.name).inc()
+        self._metrics.duplicates.labels(self.name).inc(sum(entry.duplicates for entry in entries))
+        for letter in dead:
+            self._metrics.dead_letters.labels(self.name, letter.reason.value).inc()
+        if kept is not None:
+            self._metrics.written(self.name, kept)
+
+    def _app(self, partition: int) -> str:
+        return f"{self._topic}/{self._incarnation}/{partition}"
+
+    def _touch(self) -> None:
+        if self._oldest is None:
+            self._oldest = time.monotonic()
+
+
+def _by_partition(rows: pl.DataFrame | None) -> dict[int, int]:
+    if rows is None:
+        return {}
+    return dict(rows.group_by("source_partition").len().iter_rows())

@@ -1,0 +1,69 @@
+"""What the consumer asks of a sink, and the errors between the two.
+
+Belongs here: the protocol. Not here: polling, pausing, backing off (sieis_streaming.consumer).
+"""
+
+from typing import NamedTuple, Protocol
+
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.settings import Sink as SinkName
+from sieis_streaming.decode import Decoded
+
+
+class OffsetRange(NamedTuple):
+    """What the broker holds of a partition: first offset, and the one after the last."""
+
+    low: int
+    high: int
+
+
+class IncarnationChangedError(RetriableError):
+    """The topic is no longer the one that was assigned: it was deleted and made again, or the broker forgot it."""
+
+
+class PositionMovedError(RetriableError):
+    """Another owner has moved the position of a partition: drop what is buffered and take up the new position."""
+
+
+class PositionBeyondEndError(FatalError):
+    """The store is ahead of the topic: the broker has lost records that were already stored."""
+
+
+class Sink(Protocol):
+    """One store's end of the stream. Not thread-safe: one consumer thread owns it."""
+
+    name: SinkName
+
+    def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
+        """Take over partitions; the offsets to read from, or nothing for those where the group's own offset serves.
+
+        Raises: RetriableError (store unavailable), FatalError.
+        """
+        ...
+
+    def revoke(self, partitions: list[int]) -> None:
+        """Forget everything of partitions that are no longer ours, unflushed rows included."""
+        ...
+
+    def add(self, decoded: Decoded) -> None:
+        """Buffer one poll."""
+        ...
+
+    def due(self) -> bool:
+        """Whether it is time to flush."""
+        ...
+
+    def full(self) -> bool:
+        """Whether no more may be buffered until a flush succeeds."""
+        ...
+
+    def flush(self) -> dict[int, int]:
+        """Store what is buffered; per partition the offset to commit to Kafka (nothing buffered: empty).
+
+        A flush that raised may be called again. Raises: RetriableError, FatalError.
+        """
+        ...
+
+    def committed(self) -> None:
+        """Called after Kafka has taken the offsets that `flush` returned."""
+        ...
