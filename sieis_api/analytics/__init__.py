@@ -1,0 +1,1 @@
+"""What is derived from the readings: aggregates and anomalies, out of the marts."""

@@ -1,0 +1,135 @@
+"""The app put together: lifespan, middleware, handlers, routers, documentation.
+
+Belongs here: assembly only. Not here: anything an endpoint does.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib import metadata
+from typing import Any, Final
+
+from fastapi import Depends, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse
+
+from sieis_api import live
+from sieis_api.analytics.endpoints import router as analytics
+from sieis_api.coalesce import Coalesced
+from sieis_api.deps import Scans, State
+from sieis_api.errors import add_handlers, documented
+from sieis_api.metrics import ApiMetrics
+from sieis_api.middleware import RequestMiddleware
+from sieis_api.motes.endpoints import router as motes
+from sieis_api.motes.floor_plan import FloorPlan
+from sieis_api.security import check_exposure, require_key
+from sieis_api.sensors.endpoints import router as sensors
+from sieis_api.stores import Stores, open_stores
+from sieis_api.system import service as system_service
+from sieis_api.system.endpoints import metrics_router
+from sieis_api.system.endpoints import router as system
+from sieis_platform.settings import Settings
+
+_DESCRIPTION: Final = """\
+Readings of the building's sensors, live and past, and what is derived from them.
+
+**Every answer** has the same shape: `{"status": "success" | "error", "data": …, "meta": {"timestamp", "request_id",
+"elapsed_ms"}}`. An error's `data` is `{"code", "message"}`: `code` is for programs and stays the same, `message` says
+what to do.
+
+**Begin** with `/api/v1/health` (is everything there?), then `/api/v1/sensors/latest` (what is it like now?) and
+`/api/v1/sensors/readings` (what was it like?).
+
+**Times** are ISO 8601 in UTC with a `Z`; the ones you send must name their zone. A window includes `start` and excludes
+`end`. A parameter that does not exist is refused, so that a typing error never looks like an answer.
+
+**Who may ask**: without SIEIS_API_KEY, this machine only. With it, everyone who sends it in `X-API-Key`.
+
+A store that does not answer gives 503 with `Retry-After`. Send your own `X-Request-ID` (letters, digits, `. _ -`, up
+to 64) to find a request in the log again.
+"""
+_TAGS: Final = [
+    {"name": "sensors", "description": "Readings: the newest of each mote, and any window of the past."},
+    {"name": "motes", "description": "Which motes there are, where they hang, when they were last heard."},
+    {"name": "analytics", "description": "Derived from the readings by the assets: aggregates, anomalies."},
+    {"name": "system", "description": "Health and metrics."},
+]
+
+
+def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_stores) -> FastAPI:
+    """The API of one installation; nothing is opened before its lifespan begins.
+
+    Raises: ExposedWithoutKeyError where it would listen beyond this machine without a key. Starting it may raise
+    FloorPlanError.
+    """
+    check_exposure(settings)
+    metrics = ApiMetrics()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        plan = FloorPlan(settings)
+        await run_in_threadpool(plan.positions)  # a plan that was asked for and cannot be read stops the start
+        opened = stores(settings)
+        state = State(
+            settings=settings,
+            stores=opened,
+            live=live.coalesced(opened.hot, settings.fleet_size),
+            health=Coalesced(lambda: system_service.check(opened), system_service.MAX_AGE_SECONDS),
+            scans=Scans(),
+            floor_plan=plan,
+            metrics=metrics,
+        )
+        try:
+            yield state
+        finally:
+            await state["live"].settle()
+            await state["health"].settle()
+            await run_in_threadpool(opened.hot.close)
+
+    app = FastAPI(
+        title="SIEIS API",
+        version=metadata.version("sieis"),
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        docs_url=None,  # ours, below, with a content policy
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would come without the envelope; there is one address for each thing
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics is ours
+    )
+    app.add_middleware(RequestMiddleware, settings=settings, metrics=metrics)
+    add_handlers(app)
+    refused = documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    for router in (sensors, motes, analytics):
+        app.include_router(router, dependencies=[Depends(require_key)], responses=refused)
+    app.include_router(system, responses=refused)
+    app.include_router(metrics_router, responses=refused)
+    _add_docs(app)
+    return app
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Swagger UI at /docs. Its script comes from a CDN, so the page needs the internet; /openapi.json does not."""
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="SIEIS API",
+        swagger_favicon_url="data:,",
+        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True, "defaultModelsExpandDepth": 0},
+    )
+    inline = re.findall(r"<script>(.*?)</script>", bytes(page.body).decode(), re.DOTALL)
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline)
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    cdn = "https://cdn.jsdelivr.net"
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src {cdn} {hashes}; "
+        f"style-src {cdn} 'unsafe-inline'; frame-ancestors 'none'"
+    )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return page
