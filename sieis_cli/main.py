@@ -4,6 +4,7 @@ Belongs here: which commands there are, and how an error or an interrupt ends th
 Not here: what a command does.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typer._click import Command, Context  # typer 0.21 and later carry click in
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from sieis_platform.errors import RetriableError, SieisError
+from sieis_platform.errors import FatalError, RetriableError, SieisError
 
 _START: Final = "Start here"
 _STREAM: Final = "Stream"
@@ -42,6 +43,15 @@ EX_FATAL: Final = 1
 EX_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells do
 EX_TEMPFAIL: Final = 75  # sysexits.h: the same command may succeed later
 
+_ADVICE: Final = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again, it goes on where it stopped",
+    errno.EDQUOT: "the quota is used up: free some space and run the same command again, it goes on where it stopped",
+    errno.EROFS: "set SIEIS_DATA_DIR to a folder that can be written",
+    errno.EACCES: "give this user access, or set SIEIS_DATA_DIR to a folder of its own",
+    errno.EPERM: "give this user access, or set SIEIS_DATA_DIR to a folder of its own",
+}
+"""What to do about errors of the machine that no store or source has explained better."""
+
 _HELP: Final = """\
 Sensor readings from the stream to live screens, an open archive and everything derived from them.
 
@@ -59,6 +69,10 @@ Sensor readings from the stream to live screens, an open archive and everything 
 Everything is kept under [cyan]SIEIS_DATA_DIR[/] (default ./var). Settings are SIEIS_* variables or lines of .env,
 see docs/settings.md. Exit codes: 0 done, 1 a person must act, 2 wrong usage, 75 try again later, 130 interrupted.
 """
+
+
+class MachineError(FatalError):
+    """The machine refuses: disk full, no permission."""
 
 
 class CommandGroup(TyperGroup):
@@ -130,9 +144,15 @@ def main() -> None:
         sys.exit(EX_TEMPFAIL if isinstance(error, RetriableError) else EX_FATAL)
     except KeyboardInterrupt:
         sys.exit(EX_INTERRUPTED)
-    except BrokenPipeError:
+    except BrokenPipeError:  # before OSError, which it is
         # The reader (`| head`) has gone. Whatever is still buffered must not raise once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EX_FATAL)
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0)
+        if advice is None:
+            raise
+        _explain(MachineError(f"{error.strerror}: {error.filename or 'no file named'}; {advice}"))
         sys.exit(EX_FATAL)
 
 

@@ -1,0 +1,310 @@
+"""`sieis up` and `sieis down`: every part together, in the foreground until Ctrl-C or detached until `down`.
+
+Belongs here: the two commands, the run's state file and lock, what is shown. Not here: the parts, nor running them.
+"""
+
+import contextlib
+import datetime as dt
+import fcntl
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sieis_cli.context import load_settings
+from sieis_cli.names import Name
+from sieis_platform.errors import FatalError
+
+if TYPE_CHECKING:
+    from sieis_cli.parts import Described
+    from sieis_cli.supervisor import Running, Supervisor
+    from sieis_platform.settings import Settings
+
+_LOOK_SECONDS: Final = 0.2
+_STOP_SECONDS: Final = 60.0  # three stages of 15 s grace at most, and the sweep for survivors
+
+
+class AlreadyUpError(FatalError):
+    """Another `sieis up` runs on this data directory, or left parts behind."""
+
+
+class NothingToRunError(FatalError):
+    """No part is left to run."""
+
+
+class StartError(FatalError):
+    """What had to come before the parts, or the detached run itself, failed."""
+
+
+class PartState(msgspec.Struct, frozen=True, kw_only=True):
+    """A part in the state file."""
+
+    name: str
+    pid: int
+    url: str
+    memory_mb: int
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What the state file tells of a run: `pid` is the supervisor's, `run` marks every process of the run."""
+
+    pid: int
+    run: str
+    started_at: dt.datetime
+    ready: bool = False
+    parts: list[PartState] = []
+
+
+def register(app: typer.Typer) -> None:
+    """Add `up` and `down` to `app`."""
+    app.command("up")(up)
+    app.command("down")(down)
+
+
+def up(
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when all is ready; `sieis down` stops it.")
+    ] = False,
+    only: Annotated[list[Name] | None, typer.Option(help="Run this part only; may be repeated.")] = None,
+    without: Annotated[list[Name] | None, typer.Option(help="Leave this part out; may be repeated.")] = None,
+    load: Annotated[bool, typer.Option(help="First load history, so that there is something to see.")] = True,
+) -> None:
+    """Run every part together and print the addresses: broker, simulator, consumer, API, dashboard, Dagster, MLflow.
+
+    Ctrl-C or SIGTERM stops them in order, so that nothing taken in is lost, with exit code 0. When a part dies, the
+    rest is stopped too and the last lines of its log are shown. Logs are in logs/ of the data directory.
+    """
+    from sieis_cli.parts import check_ports, describe
+
+    settings = load_settings()
+    names = _chosen(only, without)
+    parts = describe(settings, names)
+    with _lock(settings):
+        _refuse_leftovers(settings)
+        check_ports(parts)
+        if load:
+            _load_history(settings)
+        if not detach:
+            _run(settings, parts)
+            return
+    _detach(settings, names)
+
+
+def down() -> None:
+    """Stop what `sieis up` runs on this data directory, and whatever a killed one left behind."""
+    settings = load_settings()
+    console = Console()
+    state = _read_state(settings)
+    if state is None:
+        console.print("nothing is running")
+        return
+    with contextlib.suppress(ProcessLookupError):
+        if _is_locked(settings):
+            os.kill(state.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while _is_locked(settings) and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    swept = _sweep(state.run)
+    _state_file(settings).unlink(missing_ok=True)
+    console.print("stopped" + (f"; ended {swept} processes that were left behind" if swept else ""))
+
+
+# -- running -------------------------------------------------------------------------------------------------------
+
+
+def _run(settings: "Settings", parts: "Sequence[Described]") -> None:
+    from sieis_cli.supervisor import Supervisor
+
+    console = Console()
+    supervisor = Supervisor([part.part for part in parts], settings.data_dir / "logs", secrets.token_hex(8))
+    _stop_on_signals(supervisor)
+    (settings.data_dir / "mlflow").mkdir(exist_ok=True)  # MLflow's SQLite does not make its folder
+    started_at = dt.datetime.now(dt.UTC)
+    _write_state(settings, supervisor, parts, started_at, ready=False)
+    try:
+        with console.status("starting ...") as status:
+
+            def changed(running: "Running") -> None:
+                console.print(f"[green]ready[/]  {running.part.name}")
+                waiting = [other.part.name for other in supervisor.running if not other.ready]
+                status.update(f"starting {', '.join(waiting)} ...")
+
+            supervisor.start(changed)
+        if not supervisor.stopping.is_set():
+            _write_state(settings, supervisor, parts, started_at, ready=True)
+            _show(console, settings, _read_state(settings))
+            console.print(
+                "Ctrl-C stops everything." if sys.stdin.isatty() else "SIGTERM or `sieis down` stops everything."
+            )
+            supervisor.watch()
+    finally:
+        with console.status("stopping (once more Ctrl-C kills) ..."):
+            supervisor.stop()
+        _state_file(settings).unlink(missing_ok=True)
+    console.print("stopped")
+
+
+def _stop_on_signals(supervisor: "Supervisor") -> None:
+    def stop(*_: object) -> None:
+        if supervisor.stopping.is_set():
+            supervisor.hurry.set()
+        supervisor.stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def _detach(settings: "Settings", names: Sequence[Name]) -> None:
+    from sieis_cli.supervisor import last_lines
+
+    log = settings.data_dir / "logs" / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "sieis_cli", "up", "--no-load"]
+    command += [word for name in names for word in ("--only", name)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    console = Console()
+    try:
+        with console.status("starting ..."):
+            while (state := _read_state(settings)) is None or not state.ready or state.pid != process.pid:
+                if process.poll() is not None:
+                    raise StartError(f"the start failed; {log} ends:\n{last_lines(log, 40)}")
+                time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    _show(console, settings, state)
+    console.print("`make down` or `sieis down` stops everything.")
+
+
+def _load_history(settings: "Settings") -> None:
+    Console().print("history first (what is loaded already is not loaded again):")
+    finished = subprocess.run([sys.executable, "-m", "sieis_cli", "load"], check=False)
+    if finished.returncode:
+        raise StartError("history could not be loaded (see above); `sieis up --no-load` starts without it")
+
+
+def _chosen(only: Sequence[Name] | None, without: Sequence[Name] | None) -> list[Name]:
+    chosen = [name for name in Name if name in (only or list(Name)) and name not in (without or ())]
+    if not chosen:
+        raise NothingToRunError("--only and --without leave no part to run")
+    return chosen
+
+
+def _show(console: Console, settings: "Settings", state: State | None) -> None:
+    from sieis_cli.parts import describe
+
+    if state is None:
+        return
+    does = {part.part.name: part.does for part in describe(settings, list(Name))}
+    table = Table(title="SIEIS is up", caption=f"data in {settings.data_dir}, logs in {settings.data_dir / 'logs'}")
+    for column in ("part", "address", "what it does"):
+        table.add_column(column, overflow="fold")
+    table.add_column("MB", justify="right")
+    for part in state.parts:
+        table.add_row(part.name, part.url, does[part.name], str(part.memory_mb))
+    table.add_section()
+    table.add_row("", "", "together", str(sum(part.memory_mb for part in state.parts)))
+    console.print(table)
+
+
+# -- one run on a data directory -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _lock(settings: "Settings") -> Iterator[None]:
+    """Held while a run lives; the system gives it back however the process ends.
+
+    Raises: AlreadyUpError.
+    """
+    path = _lock_file(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyUpError(f"`sieis up` already runs on {settings.data_dir}; `sieis down` stops it") from None
+        yield
+
+
+def _is_locked(settings: "Settings") -> bool:
+    try:
+        with _lock(settings):
+            return False
+    except AlreadyUpError:
+        return True
+
+
+def _refuse_leftovers(settings: "Settings") -> None:
+    from sieis_cli.supervisor import survivors
+
+    state = _read_state(settings)
+    if state is not None and survivors(state.run):
+        raise AlreadyUpError(
+            f"an earlier `sieis up` on {settings.data_dir} was killed and left parts running; `sieis down` ends them"
+        )
+
+
+def _sweep(run: str) -> int:
+    from sieis_cli.supervisor import end_processes, survivors
+
+    left = survivors(run)
+    end_processes(left)
+    return len(left)
+
+
+def _write_state(
+    settings: "Settings",
+    supervisor: "Supervisor",
+    parts: "Sequence[Described]",
+    started_at: dt.datetime,
+    *,
+    ready: bool,
+) -> None:
+    urls = {part.part.name: part.url for part in parts}
+    state = State(
+        pid=os.getpid(),
+        run=supervisor.run,
+        started_at=started_at,
+        ready=ready,
+        parts=[
+            PartState(
+                name=running.part.name,
+                pid=running.process.pid,
+                url=urls[running.part.name],
+                memory_mb=running.memory_bytes // 1_000_000,
+            )
+            for running in supervisor.running
+        ],
+    )
+    draft = _state_file(settings).with_suffix(".tmp")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=2))
+    draft.replace(_state_file(settings))
+
+
+def _read_state(settings: "Settings") -> State | None:
+    try:
+        return msgspec.json.decode(_state_file(settings).read_bytes(), type=State)
+    except FileNotFoundError:
+        return None
+
+
+def _state_file(settings: "Settings") -> Path:
+    return settings.data_dir / "up.json"
+
+
+def _lock_file(settings: "Settings") -> Path:
+    return settings.data_dir / "up.lock"
