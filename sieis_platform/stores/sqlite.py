@@ -331,7 +331,7 @@ class SqliteHotStore:
         with self._write_lock, self._translated():
             self._check_open()
             connection = self._open_writer()
-            self._begin(connection)
+            self._wait(connection, "BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -340,11 +340,12 @@ class SqliteHotStore:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
+    def _wait(self, connection: sqlite3.Connection, statement: str) -> None:
+        """Execute a statement that needs the lock, when it is free."""
         deadline = time.monotonic() + self._lock_seconds
         while True:
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(statement)
                 return
             except sqlite3.OperationalError as error:
                 if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
@@ -376,15 +377,15 @@ class SqliteHotStore:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute(f"PRAGMA busy_timeout = {int(self._lock_seconds * 1000)}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        # SQLite's own handler does not cover the change of the journal mode: two first writers would fail.
+        self._wait(connection, "PRAGMA journal_mode = WAL")
         if not self._version(connection):
-            connection.execute("BEGIN IMMEDIATE")  # two processes may be first at once
+            self._wait(connection, "BEGIN IMMEDIATE")
             if not self._version(connection):
                 for statement in _DDL:
                     connection.execute(statement)
             connection.execute("COMMIT")
-        connection.execute("PRAGMA busy_timeout = 0")  # _begin waits, and better
+        connection.execute("PRAGMA busy_timeout = 0")  # from here on _wait waits, and better
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA secure_delete = OFF")  # some builds overwrite what is deleted with zeros
         connection.execute("PRAGMA cache_size = -65536")  # KiB
@@ -405,11 +406,13 @@ class SqliteHotStore:
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """Schema version of the file, 0 while it is empty."""
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        version = _user_version(connection)
+        if version == 0:
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                return 0
+            version = _user_version(connection)  # another process may have made the tables since
         if version == SCHEMA_VERSION:
             return version
-        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            return 0
         raise HotStoreError(
             f"{self.path} is not a hot store of this version of SIEIS (schema {version}, expected {SCHEMA_VERSION}); "
             "move it away and fill a new one from the archive"
@@ -449,6 +452,10 @@ def _frame(rows: list[tuple[Any, ...]], schema: pl.Schema) -> pl.DataFrame:
     return pl.DataFrame(
         [pl.Series(name, column, dtype=dtype) for (name, dtype), column in zip(schema.items(), columns, strict=True)]
     )
+
+
+def _user_version(connection: sqlite3.Connection) -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
 def _primary_code(error: sqlite3.Error) -> int:
