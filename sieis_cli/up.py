@@ -211,8 +211,9 @@ def _show(console: Console, settings: "Settings", state: State | None) -> None:
         return
     does = {part.part.name: part.does for part in describe(settings, list(Name))}
     table = Table(title="SIEIS is up", caption=f"data in {settings.data_dir}, logs in {settings.data_dir / 'logs'}")
-    for column in ("part", "address", "what it does"):
-        table.add_column(column, overflow="fold")
+    table.add_column("part")
+    table.add_column("address", no_wrap=True)
+    table.add_column("what it does")
     table.add_column("MB", justify="right")
     for part in state.parts:
         table.add_row(part.name, part.url, does[part.name], str(part.memory_mb))
