@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
-import deltalake
 import msgspec
 import polars as pl
 from deltalake import (
@@ -26,7 +25,7 @@ from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
-from sieis_platform.stores.delta import translated
+from sieis_platform.stores.delta import create_empty, translated
 from sieis_platform.timeline import DAY_NS
 
 ARCHIVE_SCHEMA: Final = pl.Schema(
@@ -108,16 +107,15 @@ class Archive:
             return DeltaTable.is_deltatable(self.uri, storage_options=self._storage_options)
 
     def create(self) -> None:
-        """Create the empty table; nothing happens where it exists."""
+        """Create the empty table; nothing happens where it exists or another process creates it at this moment."""
         with _translated(self.uri):
-            DeltaTable.create(
+            create_empty(
                 self.uri,
-                schema=deltalake.Schema.from_arrow(pl.DataFrame(schema=ARCHIVE_SCHEMA).to_arrow().schema),
-                mode="ignore",
+                ARCHIVE_SCHEMA,
                 partition_by=self.partition_columns,
-                storage_options=self._storage_options,
                 name="sensor_readings",
                 description="Every reading, with the stream position or file offset it came from",
+                storage_options=self._storage_options,
             )
 
     def table(self) -> DeltaTable:
@@ -179,8 +177,9 @@ class Archive:
     # -- reads ---------------------------------------------------------------------------------------------------
     def scan_all(self, version: int | None = None) -> pl.LazyFrame:
         """Every archived row (ARCHIVE_SCHEMA), conflicting readings of one key included."""
+        # Opened here: given an address, Polars would open it at `collect`, where the library's errors have no names.
         with _translated(self.uri):
-            return pl.scan_delta(self.uri, version=version, storage_options=self._storage_options or None)
+            return pl.scan_delta(DeltaTable(self.uri, version=version, storage_options=self._storage_options))
 
     def scan(
         self, start_ns: int | None = None, end_ns: int | None = None, mote_ids: Sequence[int] | None = None
