@@ -59,9 +59,9 @@ def verify(
 def _show(accounts: list) -> None:
     table = Table(title="Every position accounted for")
     columns = ("partition", "end", "stored", "duplicates", "dead", "lost", "skipped", "rows")
-    table.add_column("source")
+    table.add_column("source", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for account in accounts:
         table.add_row(account.source, *(f"{getattr(account, column):,}" for column in columns))
     Console().print(table)

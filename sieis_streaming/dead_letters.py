@@ -23,6 +23,7 @@ READ_SECONDS: Final = 10.0
 _REPLAY_OF = "sieis.replay_of"
 _REPLAYED = "sieis.replayed"
 
+Headers = list[tuple[str, str | bytes | None]]
 Status = Literal["open", "replayed", "came_back"]
 
 
@@ -74,7 +75,7 @@ class KeptLetter:
     value: bytes | None
     replay_of: str | None
     status: Status = "open"
-    headers: tuple[tuple[str, bytes], ...] = field(default=())
+    headers: tuple[tuple[str, str | bytes | None], ...] = field(default=())
 
 
 class DeadLetterPublisher:
@@ -106,7 +107,7 @@ class DeadLetterPublisher:
             for letter in letters
         )
 
-    def _deliver(self, records: Iterable[tuple[str, bytes | None, bytes | None, list[tuple[str, bytes]]]]) -> None:
+    def _deliver(self, records: Iterable[tuple[str, bytes | None, bytes | None, Headers]]) -> None:
         failures: list[str] = []
         pending = 0
 
@@ -145,7 +146,7 @@ def read_all(consumer: Consumer, dlq_topic: str) -> list[KeptLetter]:
     letters: dict[Position, KeptLetter] = {}
     replayed: set[str] = set()
     for message in _read_to_end(consumer, dlq_topic):
-        headers = dict(message.headers() or [])
+        headers = {name: _bytes(value) for name, value in message.headers() or []}
         if _REPLAYED in headers:
             replayed.add(headers[_REPLAYED].decode())
         elif "sieis.position" in headers:
@@ -172,11 +173,11 @@ def _with_status(letter: KeptLetter, replayed: set[str], came_back: set[str]) ->
     return KeptLetter(**{**letter.__dict__, "status": status})
 
 
-def _headers(letter: DeadLetter, topic: str, incarnation: str, now: str) -> list[tuple[str, bytes]]:
+def _headers(letter: DeadLetter, topic: str, incarnation: str, now: str) -> Headers:
     position = Position(topic, incarnation, letter.partition, letter.offset)
-    kept = [(name, value) for name, value in letter.message.headers() or [] if value is not None]
+    given = letter.message.headers() or []
     return [
-        *kept,
+        *(given.items() if isinstance(given, dict) else given),
         ("sieis.position", str(position).encode()),
         ("sieis.reason", letter.reason.value.encode()),
         ("sieis.detail", letter.detail.encode()),
@@ -203,6 +204,10 @@ def _kept(message: KafkaMessage, headers: dict[str, bytes]) -> KeptLetter:
         replay_of=text(_REPLAY_OF) or None,
         headers=tuple((name, value) for name, value in headers.items() if not name.startswith("sieis.")),
     )
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""
 
 
 def _read_to_end(consumer: Consumer, topic: str) -> Iterable[KafkaMessage]:

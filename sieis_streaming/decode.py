@@ -79,7 +79,7 @@ def decode(messages: Sequence[KafkaMessage], max_skew_seconds: float) -> Decoded
         bad = verdict.is_not_null().arg_true()
         dead.extend(_judged(Reason(verdict[index]), messages[index], max_skew_seconds) for index in bad)
         rows = rows.filter(verdict.is_null())
-    return Decoded(rows.select(_nanoseconds()).cast(dict(STREAM_SCHEMA)), dead)
+    return Decoded(rows.select(_nanoseconds()).cast(STREAM_SCHEMA), dead)
 
 
 def _one_by_one(messages: Sequence[KafkaMessage], dead: list[DeadLetter]) -> tuple[list[Message], list[KafkaMessage]]:

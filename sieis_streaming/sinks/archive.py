@@ -13,6 +13,7 @@ import structlog
 from sieis_platform import crash
 from sieis_platform.analysis.duplicates import DuplicateWindow
 from sieis_platform.settings import Settings
+from sieis_platform.settings import Sink as SinkName
 from sieis_platform.stores.archive import Archive, Commit, FenceError, LedgerEntry
 from sieis_streaming.decode import STREAM_SCHEMA, DeadLetter, Decoded
 from sieis_streaming.link import BrokerLink
@@ -39,7 +40,7 @@ class _PartitionBuffer:
 class ArchiveSink:
     """Gathers rows per partition and flushes them by size or age."""
 
-    name: Final = "archive"
+    name: Final[SinkName] = "archive"
 
     def __init__(
         self,
@@ -76,8 +77,8 @@ class ArchiveSink:
             position = self._archive.position(self._app(partition), table)
             if (position or 0) > high:
                 raise PositionBeyondEndError(
-                    f"{self._app(partition)} is archived up to {position}, but the topic ends at {high}: the broker lost "
-                    "archived records. Delete and create the topic again (a new incarnation), then restart"
+                    f"{self._app(partition)} is archived up to {position}, but the topic ends at {high}: the broker "
+                    "lost archived records. Delete and create the topic again (a new incarnation), then restart"
                 )
             starts[partition] = max(position or 0, low)
             self._buffers[partition] = _PartitionBuffer(position, starts[partition])

@@ -32,7 +32,10 @@ class PositionBeyondEndError(FatalError):
 class Sink(Protocol):
     """One store's end of the stream. Not thread-safe: one consumer thread owns it."""
 
-    name: SinkName
+    @property
+    def name(self) -> SinkName:
+        """Which store this is; also the label of its metrics and the end of its group's name."""
+        ...
 
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
         """Take over partitions; the offsets to read from, or nothing for those where the group's own offset serves.

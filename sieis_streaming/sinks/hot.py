@@ -9,6 +9,7 @@ import polars as pl
 
 from sieis_platform import crash
 from sieis_platform.settings import Settings
+from sieis_platform.settings import Sink as SinkName
 from sieis_platform.stores.hot import HotStore
 from sieis_streaming.decode import Decoded
 from sieis_streaming.metrics import ConsumerMetrics
@@ -18,7 +19,7 @@ from sieis_streaming.sinks.base import OffsetRange
 class HotSink:
     """Writes every poll at once: freshness is what this store is for."""
 
-    name: Final = "hot"
+    name: Final[SinkName] = "hot"
 
     def __init__(self, store: HotStore, settings: Settings, metrics: ConsumerMetrics) -> None:
         self._store = store

@@ -1,0 +1,250 @@
+"""A platform made of real processes that a test may kill, and a sender that knows what it sent where.
+
+Belongs here: starting, killing, waiting, comparing. Not here: which fault is tested.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+from confluent_kafka import Producer
+
+from sieis_platform.reading import FIELDS
+from sieis_platform.settings import Settings
+from sieis_platform.stores.open import open_archive, open_hot
+from sieis_streaming.broker import client_config, locate
+
+NOW_NS = time.time_ns() // 1_000_000_000 * 1_000_000_000
+ROUNDS = int(os.environ.get("SIEIS_TEST_ROUNDS", "4"))
+"""Random kills a test makes; CI makes few, `SIEIS_TEST_ROUNDS=20 make test` makes as many as the issue asks for."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    """Wait until `condition` holds; there is no event to await across processes but the state itself."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.05)
+
+
+class Platform:
+    """Processes of one data directory. Everything still running is killed at the end."""
+
+    def __init__(self, data_dir: Path, **settings: object) -> None:
+        self.environment = {
+            "SIEIS_DATA_DIR": str(data_dir),
+            "SIEIS_KAFKA_SESSION_TIMEOUT_SECONDS": "1",
+            "SIEIS_ARCHIVE_FLUSH_SECONDS": "0.5",
+            "SIEIS_LOG_FORMAT": "json",
+            **{f"SIEIS_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        values = {name.removeprefix("SIEIS_").lower(): value for name, value in self.environment.items()}
+        self.settings = Settings(_env_file=None, **values)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        self.log = data_dir / "processes.log"
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *command: str, **settings: object) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            **self.environment,
+            "SIEIS_METRICS_PORT": str(free_port()),
+            **{f"SIEIS_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sieis_cli", *command], env=environment, stdout=log, stderr=log
+            )
+        self._processes.append(process)
+        return process
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(
+            [sys.executable, "-m", "sieis_cli", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def verify(self) -> dict:
+        """`sieis verify`, which must be clean."""
+        done = self.run("verify", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def stop(self, process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+        """SIGTERM, which must be obeyed with exit code 0 within `seconds`."""
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(seconds) == 0, self.log.read_text()[-4000:]
+
+    def kill_all(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def platform(data_dir: Path, **settings: object) -> Iterator[Platform]:
+    made = Platform(data_dir, **settings)
+    try:
+        yield made
+    finally:
+        made.kill_all()
+
+
+class Sender:
+    """Sends unique readings at a steady rate from a thread, and notes the position of each from its delivery report."""
+
+    def __init__(self, settings: Settings, rate: int = 1_500, motes: int = 12) -> None:
+        self._settings = settings
+        self._rate, self._motes = rate, motes
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._producer = Producer(client_config(settings, locate(settings)) | {"linger.ms": 5})
+        self.sent: dict[tuple[int, int], dict] = {}
+        self.failed: list[str] = []
+        self._count = 0
+
+    def send(self, record: dict | bytes | None, key: int) -> None:
+        """Produce one record; its position and content are noted when it is acknowledged."""
+
+        def delivered(error: object, message: object) -> None:
+            if error is not None:
+                self.failed.append(str(error))
+            else:
+                self.sent[message.partition(), message.offset()] = record  # pyright: ignore[reportAttributeAccessIssue]
+
+        value = json.dumps(record).encode() if isinstance(record, dict) else record
+        self._producer.produce(self._settings.kafka_topic, value, str(key), on_delivery=delivered)
+        self._producer.poll(0)
+
+    def unique(self) -> dict:
+        """A reading never sent before."""
+        self._count += 1
+        number = self._count
+        ns = NOW_NS - 3_600 * 1_000_000_000 + number * 1_000_000
+        return reading(1 + number % self._motes, ns, number)
+
+    def __enter__(self) -> "Sender":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Stop sending and wait for every acknowledgement."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.flush()
+
+    def flush(self) -> None:
+        left = self._producer.flush(20)
+        assert not left, f"{left} records unacknowledged"
+        assert not self.failed, self.failed[:3]
+
+    def _run(self) -> None:
+        started, sent = time.monotonic(), 0
+        while not self._stop.wait(0.02):
+            due = int((time.monotonic() - started) * self._rate)
+            while sent < due:
+                record = self.unique()
+                self.send(record, record["mote_id"])
+                sent += 1
+
+    def ends(self) -> dict[int, int]:
+        """Per partition, the position after the last one sent."""
+        ends: dict[int, int] = {}
+        for partition, offset in self.sent:
+            ends[partition] = max(ends.get(partition, 0), offset + 1)
+        return ends
+
+
+def reading(mote_id: int, ns: int, number: int) -> dict:
+    """A reading whose values follow from `number`, exactly representable in float32."""
+    stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(ns // 1_000_000_000))}.{ns // 1_000 % 1_000_000:06d}Z"
+    return {
+        "mote_id": mote_id,
+        "timestamp": stamp,
+        "temperature": 20 + number % 64 / 8,
+        "humidity": 40 + number % 32 / 4,
+        "light": float(number % 4096),
+        "voltage": 2.5,
+    }
+
+
+def archived(settings: Settings) -> pl.DataFrame:
+    """Every archived row, conflicting ones included."""
+    return open_archive(settings).scan_all().collect()
+
+
+def wait_until_archived(settings: Settings, ends: dict[int, int], incarnation: str, seconds: float = 90.0) -> None:
+    archive = open_archive(settings)
+
+    def caught_up() -> bool:
+        if not archive.exists():
+            return False
+        table = archive.table()
+        return all(
+            (archive.position(f"{settings.kafka_topic}/{incarnation}/{partition}", table) or 0) >= end
+            for partition, end in ends.items()
+        )
+
+    eventually(caught_up, f"archive at {ends}", seconds)
+
+
+def wait_until_hot(settings: Settings, readings: int, seconds: float = 60.0) -> None:
+    hot = open_hot(settings)
+    try:
+        eventually(lambda: hot.count_readings() >= readings, f"{readings} readings in the hot store", seconds)
+    finally:
+        hot.close()
+
+
+def frame(sent: dict[tuple[int, int], dict]) -> pl.DataFrame:
+    """What was sent, in the columns that must come out of the archive."""
+    rows = [
+        {"source_partition": partition, "source_offset": offset, **record}
+        for (partition, offset), record in sent.items()
+    ]
+    return (
+        pl.DataFrame(rows)
+        .with_columns(
+            pl.col("timestamp").str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us").dt.epoch("us") * 1_000
+        )
+        .select(COMPARED)
+        .cast({"source_partition": pl.Int32, "mote_id": pl.Int32, **dict.fromkeys(FIELDS, pl.Float32)})
+        .sort("source_partition", "source_offset")
+    )
+
+
+COMPARED = ["source_partition", "source_offset", "mote_id", "timestamp", *FIELDS]
+
+
+def seeded() -> random.Random:
+    """Random moments that a failed run can repeat: set SIEIS_TEST_SEED to the number it printed."""
+    seed = int(os.environ.get("SIEIS_TEST_SEED", str(random.randrange(1 << 30))))
+    print(f"SIEIS_TEST_SEED={seed}")  # noqa: T201 - pytest shows it with a failure
+    return random.Random(seed)

@@ -1,0 +1,128 @@
+"""The consumer killed with -9 at every named point and at random moments, under load: nothing lost, nothing twice."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from sieis_platform import crash
+from sieis_platform.reading import FIELDS
+from sieis_platform.stores.open import open_hot
+from sieis_streaming.broker import locate
+from tests.faults.harness import (
+    COMPARED,
+    NOW_NS,
+    ROUNDS,
+    Platform,
+    Sender,
+    archived,
+    frame,
+    platform,
+    reading,
+    seeded,
+    wait_until_archived,
+    wait_until_hot,
+)
+
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+
+CONSUMER_POINTS = [point for point in crash.POINTS if not point.startswith("load.")]
+
+
+def _die_at(running: Platform, point: str) -> None:
+    process = running.start("consume", crash_at=f"{point}:2")
+    assert process.wait(60) == -signal.SIGKILL, f"{point} was not reached: {running.log.read_text()[-3000:]}"
+
+
+def _finish(running: Platform, sender: Sender, incarnation: str, hot_readings: int) -> None:
+    process = running.start("consume")
+    wait_until_archived(running.settings, sender.ends(), incarnation)
+    wait_until_hot(running.settings, hot_readings)
+    running.stop(process)
+
+
+def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    moments = seeded()
+    with platform(tmp_path / "var") as running:
+        running.start("broker")
+        incarnation = locate(running.settings).cluster_id or ""
+        with Sender(running.settings) as sender:
+            for point in CONSUMER_POINTS:
+                if point.endswith("dead_letters"):
+                    sender.send(b"poison", 1)
+                _die_at(running, point)
+            for _ in range(ROUNDS):
+                process = running.start("consume")
+                try:
+                    process.wait(moments.uniform(0.5, 4.0))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                assert process.wait() == -signal.SIGKILL
+        good = {position: record for position, record in sender.sent.items() if isinstance(record, dict)}
+        _finish(running, sender, incarnation, len(good))
+
+        expected = frame(good)
+        rows = archived(running.settings).select(COMPARED).sort("source_partition", "source_offset")
+        assert_frame_equal(rows, expected)
+        accounts = running.verify()["accounts"]
+        assert sum(account["dead"] for account in accounts) == len(sender.sent) - len(good)
+        assert sum(account["lost"] + account["duplicates"] for account in accounts) == 0
+        _assert_hot_equals(running, expected)
+
+
+def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path) -> None:
+    poison = [b"", None, b"{", b"\xff\xfe", b"[]", b'{"mote_id": 1}', b'{"mote_id": "x", "timestamp": "2026-01-01T00:00:00Z"}',
+              b'{"mote_id": 1, "timestamp": "2026-01-01T00:00:00"}', b'{"mote_id": 1, "timestamp": "2999-01-01T00:00:00Z"}',
+              b'{"mote_id": 1, "timestamp": "2026-01-01T00:00:00Z", "light": 1e39}']  # fmt: skip
+    moments = seeded()
+    with platform(tmp_path / "var") as running:
+        running.start("broker")
+        incarnation = locate(running.settings).cluster_id or ""
+        with Sender(running.settings, rate=500, motes=12) as sender:
+            for round_number in range(max(2, ROUNDS)):
+                process = running.start("consume")
+                for number in range(20):
+                    ns = NOW_NS - 7_200_000_000_000 + (round_number * 100 + number) * 1_000_000_000
+                    first = reading(20 + number, ns, 1)
+                    for record in (first, first, reading(20 + number, ns, 2), first, first):
+                        sender.send(record, record["mote_id"])
+                    sender.send(poison[number % len(poison)], number)
+                try:
+                    process.wait(moments.uniform(1.0, 4.0))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                assert process.wait() == -signal.SIGKILL
+        sender.finish()
+        good = {position: record for position, record in sender.sent.items() if isinstance(record, dict)}
+        expected = frame(good)
+        keys = expected.unique(["mote_id", "timestamp"]).height
+        _finish(running, sender, incarnation, keys)
+
+        accounts = running.verify()["accounts"]
+        totals = {fate: sum(account[fate] for account in accounts) for fate in ("stored", "duplicates", "dead", "lost")}
+        assert totals["dead"] == len(sender.sent) - len(good)
+        assert totals["stored"] + totals["duplicates"] == len(good)
+        assert totals["lost"] == 0
+        rows = archived(running.settings).select(COMPARED)
+        # What is stored is what was sent at that position, and what is not stored repeats the key's latest values.
+        assert rows.join(expected, on=COMPARED, how="anti", nulls_equal=True).is_empty()
+        dropped = expected.join(rows, on=["source_partition", "source_offset"], how="anti")
+        assert dropped.height == totals["duplicates"] > 0
+        last = expected.sort("source_offset").unique(["mote_id", "timestamp"], keep="last")
+        archive_last = rows.sort("source_offset").unique(["mote_id", "timestamp"], keep="last")
+        by = ["mote_id", "timestamp"]
+        assert_frame_equal(archive_last.select(*by, *FIELDS).sort(by), last.select(*by, *FIELDS).sort(by))
+        _assert_hot_equals(running, last)
+
+
+def _assert_hot_equals(running: Platform, expected: pl.DataFrame) -> None:
+    by = ["mote_id", "timestamp"]
+    hot = open_hot(running.settings)
+    try:
+        rows = hot.readings(0, 1 << 62)
+    finally:
+        hot.close()
+    assert_frame_equal(rows.select(*by, *FIELDS).sort(by), expected.select(*by, *FIELDS).sort(by))
