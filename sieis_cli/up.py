@@ -191,10 +191,20 @@ def _detach(settings: "Settings", names: Sequence[Name]) -> None:
 
 
 def _load_history(settings: "Settings") -> None:
-    Console().print("history first (what is loaded already is not loaded again):")
-    finished = subprocess.run([sys.executable, "-m", "sieis_cli", "load"], check=False)
+    from sieis_streaming.dataset import data_file
+
+    console = Console()
+    console.print("history first; what is loaded already is not loaded again")
+    _sieis(
+        "load", str(data_file(settings)), failed="history could not be loaded; `sieis up --no-load` starts without it"
+    )
+
+
+def _sieis(*arguments: str, failed: str) -> None:
+    """Run a command of ours to its end, in a process of its own: its memory is given back before the parts start."""
+    finished = subprocess.run([sys.executable, "-m", "sieis_cli", *arguments], check=False)  # noqa: S603 - our own
     if finished.returncode:
-        raise StartError("history could not be loaded (see above); `sieis up --no-load` starts without it")
+        raise StartError(f"`sieis {arguments[0]}` ended with exit code {finished.returncode} (see above): {failed}")
 
 
 def _chosen(only: Sequence[Name] | None, without: Sequence[Name] | None) -> list[Name]:
