@@ -1,0 +1,1 @@
+"""The archive as an asset, and consistent views of it."""

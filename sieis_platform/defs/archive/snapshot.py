@@ -1,0 +1,70 @@
+"""One version of the archive, read consistently while others keep writing.
+
+Belongs here: windows of readings at one table version. Not here: the table itself (stores/archive.py).
+"""
+
+import datetime as dt
+from typing import Self
+
+import polars as pl
+from deltalake import DeltaTable
+
+from sieis_platform.defs.partitions import Window, today
+from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
+from sieis_platform.stores.archive import Archive, last_wins
+from sieis_platform.timeline import DAY_NS
+
+
+class Snapshot:
+    """The archive at the version it had when this was opened; the log is loaded once for all reads."""
+
+    def __init__(self, table: DeltaTable) -> None:
+        self._table = table
+        self.version = table.version()
+
+    @classmethod
+    def of(cls, archive: Archive, version: int | None = None) -> Self:
+        """The archive at `version`, or as it is now.
+
+        Raises: ArchiveError where there is none, ArchiveUnavailableError.
+        """
+        table = archive.table()
+        if version is not None and version != table.version():
+            table.load_as_version(version)
+        return cls(table)
+
+    def rows(self, window: Window) -> pl.LazyFrame:
+        """Every archived row of the window (READING_SCHEMA and LINEAGE_SCHEMA), repeated keys included.
+
+        Only the folders of its days are read.
+        """
+        date = pl.concat_str(*ARCHIVE_PARTITIONS)
+        return (
+            pl.scan_delta(self._table)
+            .filter(date.is_between(pl.lit(f"{window.first:%Y%m%d}"), pl.lit(f"{window.last:%Y%m%d}")))
+            .drop(ARCHIVE_PARTITIONS)
+        )
+
+    def readings(self, window: Window) -> pl.DataFrame:
+        """The readings of the window (READING_SCHEMA), one a key: the last wins."""
+        return last_wins(self.rows(window)).select(READING_SCHEMA.names()).collect()
+
+    def readings_by_day(self, window: Window) -> dict[str, int]:
+        """Readings (distinct keys) of each day of the window that has any, by its date as text."""
+        day = pl.from_epoch(pl.col("timestamp") // DAY_NS, time_unit="d").dt.strftime("%Y-%m-%d").alias("date")
+        counts = self.rows(window).select(KEY).unique().group_by(day).len().collect()
+        return {date: int(count) for date, count in counts.iter_rows()}
+
+    def recent(self, days: int) -> Window:
+        """The window of the newest `days` days that have readings; today where the archive is empty."""
+        stored = list(self.rows_by_day())[-days:] or [today()]
+        return Window(stored[0], stored[-1])
+
+    def rows_by_day(self) -> dict[dt.date, int]:
+        """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
+        actions = pl.DataFrame(self._table.get_add_actions(flatten=True))
+        if actions.is_empty():
+            return {}
+        date = pl.concat_str([f"partition.{name}" for name in ARCHIVE_PARTITIONS]).str.to_date("%Y%m%d").alias("date")
+        days = actions.group_by(date).agg(pl.col("num_records").sum().alias("rows")).sort("date")
+        return {day: int(rows) for day, rows in days.iter_rows()}

@@ -1,0 +1,33 @@
+"""All definitions of the platform, put together for one installation.
+
+Belongs here: assembly from settings. Not here: any definition. Nothing is opened; only the timeline file is read.
+"""
+
+import dagster as dg
+
+from sieis_platform.defs.archive import assets as archive
+from sieis_platform.defs.ml import assets as ml
+from sieis_platform.defs.operations import jobs
+from sieis_platform.defs.partitions import daily_partitions
+from sieis_platform.defs.quality import checks as quality
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.rollups import definitions as rollups
+from sieis_platform.defs.stream import assets as stream
+from sieis_platform.settings import Settings
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """The definitions of the installation that `settings` describes.
+
+    Steps run in one process: each takes seconds, and starting a process for it would take as long again.
+    """
+    days = daily_partitions(settings)
+    return dg.Definitions.merge(
+        stream.definitions(settings),
+        archive.definitions(),
+        quality.definitions(),
+        rollups.definitions(days),
+        ml.definitions(days),
+        jobs.definitions(),
+        dg.Definitions(resources={"platform": PlatformResource.of(settings)}, executor=dg.in_process_executor),
+    )

@@ -1,0 +1,1 @@
+"""The anomaly model and what it flags."""

@@ -1,0 +1,1 @@
+"""Jobs, schedules, and running them from the command line."""

@@ -1,0 +1,100 @@
+"""Jobs and the schedules that run them.
+
+Belongs here: what runs together, and when. Not here: what it does.
+"""
+
+import datetime as dt
+from typing import Final
+
+import dagster as dg
+
+from sieis_platform.defs.archive.assets import ARCHIVE
+from sieis_platform.defs.ml.assets import ANOMALIES, MODEL
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.rollups.assets import MARTS
+
+#: Checks of the archive belong to every run over days; the observation, which has no partition, is a job of its own.
+_ARCHIVE_CHECKS: Final = dg.AssetSelection.checks_for_assets(ARCHIVE)
+_NO_ARCHIVE: Final = "there is no archive yet; run `sieis load FILE` or `sieis consume`"
+_REFRESHED: Final = dg.AssetSelection.assets(*MARTS.values(), ANOMALIES)
+
+observe_archive = dg.define_asset_job(
+    "observe_archive",
+    selection=dg.AssetSelection.assets(ARCHIVE) - _ARCHIVE_CHECKS,
+    description="Look at the archive: version, rows, days, positions.",
+)
+refresh = dg.define_asset_job(
+    "refresh",
+    selection=_REFRESHED | _ARCHIVE_CHECKS,
+    description="Aggregate, check and score days with the model in use.",
+)
+refresh_and_train = dg.define_asset_job(
+    "refresh_and_train",
+    selection=_REFRESHED | dg.AssetSelection.assets(MODEL) | _ARCHIVE_CHECKS,
+    description="Train a new model, then aggregate, check and score days with it.",
+)
+JOBS: Final = [observe_archive, refresh, refresh_and_train]
+
+
+@dg.schedule(
+    cron_schedule="5 * * * *",
+    target=refresh,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Today's aggregates and anomalies, hourly; in the first hour yesterday's too: its last rows come late.",
+)
+def hourly_refresh(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Refresh today; while no model has been trained, aggregate without scoring."""
+    if not platform.archive().exists():
+        return dg.SkipReason(_NO_ARCHIVE)
+    moment = context.scheduled_execution_time
+    days = [moment.date()] if moment.hour else [moment.date() - dt.timedelta(days=1), moment.date()]
+    trained = platform.marts().exists(MODEL.to_user_string())
+    aggregates = [dg.AssetKey(mart) for mart in MARTS.values()]
+    return [
+        dg.RunRequest(
+            run_key=f"{day}-{moment.isoformat()}",
+            partition_key=day.isoformat(),
+            asset_selection=None if trained else aggregates,
+        )
+        for day in days
+    ]
+
+
+@dg.schedule(
+    cron_schedule="30 1 * * *",
+    target=refresh_and_train,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night: a new model, and yesterday, now complete, with it.",
+)
+def nightly(context: dg.ScheduleEvaluationContext, platform: PlatformResource) -> dg.RunRequest | dg.SkipReason:
+    """Train and refresh yesterday."""
+    if not platform.archive().exists():
+        return dg.SkipReason(_NO_ARCHIVE)
+    moment = context.scheduled_execution_time
+    yesterday = (moment.date() - dt.timedelta(days=1)).isoformat()
+    return dg.RunRequest(run_key=f"{yesterday}-{moment.isoformat()}", partition_key=yesterday)
+
+
+@dg.schedule(
+    cron_schedule="*/15 * * * *",
+    target=observe_archive,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Version, rows and positions of the archive, every quarter of an hour.",
+)
+def archive_observation_schedule(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
+    """Observe the archive once it exists."""
+    if not platform.archive().exists():
+        return dg.SkipReason(_NO_ARCHIVE)
+    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+
+
+SCHEDULES: Final = [hourly_refresh, nightly, archive_observation_schedule]
+
+
+def definitions() -> dg.Definitions:
+    """Jobs and schedules."""
+    return dg.Definitions(jobs=JOBS, schedules=SCHEDULES)

@@ -1,0 +1,1 @@
+"""Expectations about the archive, as asset checks."""

@@ -1,0 +1,58 @@
+"""What assets reach the world through: one typed resource that opens the stores of this installation.
+
+Belongs here: the bridge from Dagster's configuration to Settings. Not here: which store is opened (stores/open.py).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import dagster as dg
+from pydantic import Field, SecretStr
+
+from sieis_platform.ml.registry import Registry
+from sieis_platform.settings import Settings
+from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.hot import HotStore
+from sieis_platform.stores.marts import Marts
+from sieis_platform.stores.open import open_archive, open_hot, open_marts
+
+
+class PlatformResource(dg.ConfigurableResource):
+    """The stores and the model registry of this installation."""
+
+    overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings given by whoever assembled the definitions; secrets are not among them.",
+    )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The resource of `settings`. Secrets stay in the environment: the UI shows a resource's configuration."""
+        secret = {name for name in Settings.model_fields if isinstance(getattr(settings, name), SecretStr)}
+        return cls(overrides=settings.model_dump(mode="json", exclude_unset=True, exclude=secret))
+
+    def settings(self) -> Settings:
+        """The settings of this installation: `overrides`, and the environment for what they do not name."""
+        return Settings(**self.overrides)
+
+    def archive(self) -> Archive:
+        """The archive."""
+        return open_archive(self.settings())
+
+    def marts(self) -> Marts:
+        """The marts."""
+        return open_marts(self.settings())
+
+    def registry(self) -> Registry:
+        """The model registry."""
+        return Registry.of(self.settings())
+
+    @contextmanager
+    def hot(self) -> Iterator[HotStore]:
+        """The hot store, closed at the end."""
+        store = open_hot(self.settings())
+        try:
+            yield store
+        finally:
+            store.close()

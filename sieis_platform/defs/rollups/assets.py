@@ -1,0 +1,72 @@
+"""Hourly and daily aggregates of the archive, partitioned by day, into the marts and the hot store.
+
+Belongs here: which readings are read and where the aggregates go. Not here: the arithmetic (analysis/aggregates.py).
+"""
+
+from typing import Final
+
+import dagster as dg
+import polars as pl
+
+from sieis_platform.analysis.aggregates import aggregate, with_date
+from sieis_platform.defs.archive.assets import ARCHIVE
+from sieis_platform.defs.archive.snapshot import Snapshot
+from sieis_platform.defs.failures import dagster_failures
+from sieis_platform.defs.metadata import OWNERS, columns, written
+from sieis_platform.defs.partitions import Window
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.stores.hot import AGGREGATE_SCHEMA, Period
+
+MARTS: Final[dict[Period, str]] = {"hourly": "hourly_aggregates", "daily": "daily_aggregates"}
+
+#: Days read at once. 42 motes at 30 s are 121,000 readings a day; a week of them takes about 150 MB while aggregating.
+_BATCH_DAYS: Final = 7
+
+_COLUMNS: Final = {
+    "mote_id": "0 is the whole building",
+    "period_start": "Unix ns, UTC",
+    "record_count": "readings, whatever their values",
+    "null_count": "null values over all four fields",
+    "out_of_range_count": "readings with at least one physically impossible value, which no average includes",
+    "date": "the partition",
+}
+
+
+def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """The asset of one period's aggregates: a run over any range of days replaces exactly those days."""
+
+    @dg.asset(
+        name=MARTS[period],
+        deps=[ARCHIVE],
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="rollups",
+        kinds={"polars", "deltalake"},
+        owners=OWNERS,
+        description=(
+            f"{period.capitalize()} average, minimum, maximum, sample deviation and median of every quantity, per mote "
+            "and for the whole building. Impossible values are counted, not averaged."
+        ),
+        metadata=columns(pl.Schema({**AGGREGATE_SCHEMA, "date": pl.String()}), _COLUMNS),
+    )
+    def rollup(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+        window = Window.of_keys(context.partition_key_range)
+        with dagster_failures():
+            archive = Snapshot.of(platform.archive())
+            frames = [aggregate(archive.readings(batch), period) for batch in window.batches(_BATCH_DAYS)]
+            aggregates = with_date(pl.concat(frames))
+            version = platform.marts().replace_days(MARTS[period], aggregates, window.first, window.last)
+            with platform.hot() as hot:
+                hot.write_aggregates(period, aggregates.select(AGGREGATE_SCHEMA.names()))
+        context.log.info("%d rows for %s to %s", aggregates.height, window.first, window.last)
+        return dg.MaterializeResult(
+            metadata=written(
+                aggregates.height,
+                aggregates,
+                mart_version=version,
+                archive_version=archive.version,
+                time_column="period_start",
+            )
+        )
+
+    return rollup

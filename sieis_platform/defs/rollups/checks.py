@@ -1,0 +1,116 @@
+"""The check that stands between the aggregates and everything built on them.
+
+Belongs here: comparing an aggregate with the archive it came from. Not here: expectations about the readings (quality).
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Final
+
+import dagster as dg
+import polars as pl
+
+from sieis_platform.analysis.aggregates import BUILDING
+from sieis_platform.defs.archive.snapshot import Snapshot
+from sieis_platform.defs.failures import dagster_failures
+from sieis_platform.defs.partitions import Window
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.rollups.assets import MARTS
+from sieis_platform.stores.hot import Period
+
+#: Partitions whose materializations are looked up at once (the API's own limit is 1,000 records a call).
+_LOOKUP: Final = 1_000
+
+
+def compare_counts(aggregates: pl.DataFrame, archived: Mapping[str, int]) -> dict[str, tuple[int, int, int]]:
+    """Days on which counts differ: date → (archived readings, counted for the building, summed over motes).
+
+    `aggregates`: date, mote_id, record_count. `archived`: readings by date. A day that one of the two lacks counts as 0.
+    """
+    building = pl.col("mote_id") == BUILDING
+    counted = aggregates.group_by("date").agg(
+        pl.col("record_count").filter(building).sum().alias("building"),
+        pl.col("record_count").filter(~building).sum().alias("motes"),
+    )
+    by_date = {date: (int(whole), int(motes)) for date, whole, motes in counted.iter_rows()}
+    differing = {}
+    for date in sorted({*by_date, *archived}):
+        whole, motes = by_date.get(date, (0, 0))
+        expected = archived.get(date, 0)
+        if not expected == whole == motes:
+            differing[date] = (expected, whole, motes)
+    return differing
+
+
+def counts_check(period: Period) -> dg.AssetChecksDefinition:
+    """Blocking: every reading that the archive held when the days were aggregated is counted in them, once."""
+    mart = MARTS[period]
+    key = dg.AssetKey(mart)
+
+    @dg.asset_check(
+        asset=key,
+        name="counts_equal_archive",
+        blocking=True,
+        description="record_count, of the building and summed over motes, equals the archive's readings of those days.",
+    )
+    def counts_equal_archive(context: dg.AssetCheckExecutionContext, platform: PlatformResource) -> dg.AssetCheckResult:
+        with dagster_failures():
+            table = platform.marts().scan(mart)
+            window = Window.of_tags(context.run.tags) or _last_day(table)
+            aggregates = (
+                table.filter(
+                    pl.col("date").is_between(pl.lit(window.first.isoformat()), pl.lit(window.last.isoformat()))
+                )
+                .select("date", "mote_id", "record_count")
+                .collect()
+            )
+            archived = _archived(context.instance, key, platform, window)
+        differing = compare_counts(aggregates, archived)
+        return dg.AssetCheckResult(
+            passed=not differing,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=(
+                f"{len(differing)} of {window.days} days differ from the archive, first {min(differing)}"
+                if differing
+                else f"{sum(archived.values()):,} readings in {window.days} days, each counted once"
+            ),
+            metadata={
+                "readings": sum(archived.values()),
+                "differing_days": dg.MetadataValue.json(
+                    {
+                        date: dict(zip(("archive", "building", "motes"), counts, strict=True))
+                        for date, counts in differing.items()
+                    }
+                ),
+            },
+        )
+
+    return counts_equal_archive
+
+
+def _last_day(table: pl.LazyFrame) -> Window:
+    """What a check that was started by hand looks at: the newest day that has aggregates."""
+    newest = table.select(pl.col("date").max()).collect().item()
+    if newest is None:
+        raise dg.Failure(description="there are no aggregates yet; materialize some days", allow_retries=False)
+    return Window(dt.date.fromisoformat(newest), dt.date.fromisoformat(newest))
+
+
+def _archived(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, platform: PlatformResource, window: Window
+) -> dict[str, int]:
+    """Readings by date, each day at the archive version it was aggregated from: the stream writes on meanwhile."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=window.keys), limit=_LOOKUP
+    ).records
+    versions: dict[str, int | None] = dict.fromkeys(window.keys)
+    for record in reversed(records):  # they come newest first: the newest is written last
+        made = record.asset_materialization
+        if made and made.partition in versions and "archive_version" in made.metadata:
+            versions[made.partition] = int(str(made.metadata["archive_version"].value))
+    archive = platform.archive()
+    counts: dict[str, int] = {}
+    for version in set(versions.values()):
+        by_day = Snapshot.of(archive, version).readings_by_day(window)
+        counts |= {day: count for day, count in by_day.items() if versions[day] == version}
+    return counts

@@ -1,0 +1,1 @@
+"""The stream, which others write: external assets."""
