@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import structlog
-from starlette.concurrency import run_in_threadpool
 
 T = TypeVar("T")
 
@@ -19,7 +18,7 @@ log = structlog.get_logger(__name__)
 class Coalesced(Generic[T]):
     """The result of a blocking `load`, at most `max_age_seconds` old (counted from when its load began).
 
-    However many ask at once, one load runs, in the thread pool; all of them get its result or its error. Errors are not
+    However many ask at once, one load runs, in a thread; all of them get its result or its error. Errors are not
     kept. Belongs to one event loop.
     """
 
@@ -48,7 +47,8 @@ class Coalesced(Generic[T]):
     async def _refresh(self) -> T:
         begun = self._clock()
         try:
-            value = await run_in_threadpool(self._load)
+            # Not the pool of the requests: however many slow queries fill that, live values still come.
+            value = await asyncio.to_thread(self._load)
             self._kept = (begun, value)
             return value
         finally:

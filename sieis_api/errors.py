@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sieis_api.envelope import ErrorEnvelope, RequestContext, encode
-from sieis_platform.errors import RecordError, RetriableError
-from sieis_platform.stores.archive import ArchiveUnavailableError
-from sieis_platform.stores.hot import HotStoreUnavailableError
+from sieis_platform.errors import FatalError, RecordError, RetriableError
+from sieis_platform.stores.archive import ArchiveError, ArchiveUnavailableError
+from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ def failure(
     data: dict[str, Any] = {"code": code, "message": message}
     if problems is not None:
         data["problems"] = problems
-    return encode(context, "error", data, status, headers)
+    return encode(context, "error", data, int(status), headers)
 
 
 def internal_error(context: RequestContext) -> Response:
@@ -93,6 +93,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RetriableError, _unavailable)
+    app.add_exception_handler(FatalError, _broken)
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
@@ -105,7 +106,10 @@ _DESCRIPTIONS: Final = {
     HTTPStatus.FORBIDDEN: "No key is set and the request is not from this machine (`forbidden`).",
     HTTPStatus.NOT_FOUND: "Nothing is known under that id (`mote_not_found`).",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is wrong; `problems` names each (`invalid_request`).",
-    HTTPStatus.SERVICE_UNAVAILABLE: "A store does not answer; come back after Retry-After seconds (`unavailable`).",
+    HTTPStatus.SERVICE_UNAVAILABLE: (
+        "A store does not answer: come back after Retry-After seconds (`unavailable`); without that header a person "
+        "must look first (`store_broken`)."
+    ),
 }
 
 
@@ -148,9 +152,19 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     return failure(context, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message, headers=headers)
 
 
+async def _broken(request: Request, error: Exception) -> Response:
+    # Fatal for what was asked, not for this process: the other stores still have their answers.
+    context = RequestContext.of(request.scope)
+    log.error("store broken", error=str(error), kind=type(error).__name__, request_id=context.request_id)
+    message = (
+        f"{_store(error)} cannot be used until a person has looked; the log says why (request_id {context.request_id})"
+    )
+    return failure(context, HTTPStatus.SERVICE_UNAVAILABLE, "store_broken", message)
+
+
 def _store(error: Exception) -> str:
-    if isinstance(error, HotStoreUnavailableError):
+    if isinstance(error, HotStoreUnavailableError | HotStoreError):
         return "the hot store"
-    if isinstance(error, ArchiveUnavailableError):
+    if isinstance(error, ArchiveUnavailableError | ArchiveError):
         return "the archive"
     return "a store"

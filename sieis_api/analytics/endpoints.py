@@ -51,10 +51,5 @@ async def anomalies(request: Request, state: StateDep, query: Annotated[Anomalie
     `curl 'http://127.0.0.1:8000/api/v1/analytics/anomalies?mote_id=17&limit=50'`
     """
     found, model = await service.anomalies(state, query)
-    data = {
-        "count": found.frame.height,
-        "truncated": found.truncated,
-        "model": model,
-        "anomalies": rows(found.frame),
-    }
+    data = {"count": found.frame.height, "truncated": found.truncated, "model": model, "anomalies": rows(found.frame)}
     return success(request, data)

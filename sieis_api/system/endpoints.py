@@ -16,7 +16,7 @@ from sieis_api.security import has_key, require_key
 from sieis_api.system.schemas import Health, HealthDownEnvelope
 
 router = APIRouter(prefix=PREFIX, tags=["system"])
-metrics_router = APIRouter(prefix=PREFIX, tags=["system"])
+metrics_router = APIRouter(tags=["system"])
 
 
 @router.get(
