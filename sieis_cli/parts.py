@@ -3,6 +3,7 @@
 Belongs here: what is run. Not here: running it (supervisor.py).
 """
 
+import errno
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -54,12 +55,12 @@ def describe(settings: Settings, names: Sequence[Name]) -> list[Described]:
 
 
 def check_ports(parts: Sequence[Described]) -> None:
-    """Raises: PortTakenError, naming each taken port, who holds it, and the setting that chooses another."""
+    """Raises: PortTakenError, naming each port that cannot be had, who holds it, and the setting that moves it."""
     lines = [
-        f"port {part.port} ({part.part.name}) is taken{_holder(part.port)}; "
-        f"stop that, set {part.port_setting} to a free port, or leave the part out: --without {part.part.name}"
+        f"port {part.port} ({part.part.name}) {refusal}; "
+        f"set {part.port_setting} to a free port, or leave the part out: --without {part.part.name}"
         for part in parts
-        if part.port is not None and not _is_free(part.host, part.port)
+        if part.port is not None and (refusal := _refusal(part.host, part.port))
     ]
     if lines:
         raise PortTakenError("\n".join(lines))
@@ -257,15 +258,19 @@ def _daemons_healthy(graphql: str) -> Callable[[], bool]:
     return healthy
 
 
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the servers do: connections of the last run that linger in TIME_WAIT do not count as taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+def _refusal(host: str, port: int) -> str:
+    """Why a server could not listen there; empty where it could."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            # As the servers do: connections of the last run that linger in TIME_WAIT do not count as taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"is taken{_holder(port)}"
+        return f"cannot be listened on at {host} ({error.strerror})"
+    return ""
 
 
 def _holder(port: int) -> str:

@@ -49,3 +49,9 @@ def test_no_part_is_ready_while_nothing_runs(settings):
     }
     for part in describe(settings.model_copy(update=ports), list(Name)):
         assert part.part.ready() is False, part.part.name
+
+
+def test_an_address_this_machine_does_not_have_is_not_called_taken(settings):
+    parts = describe(settings.model_copy(update={"api_host": "192.0.2.1"}), [Name.API])  # TEST-NET-1
+    with pytest.raises(PortTakenError, match=r"cannot be listened on at 192\.0\.2\.1"):
+        check_ports(parts)
