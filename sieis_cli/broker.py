@@ -3,13 +3,11 @@
 Belongs here: the command. Not here: the broker itself (sieis_streaming.broker).
 """
 
-import signal
-import threading
-
 import typer
 from rich.console import Console
 
 from sieis_cli.context import load_settings
+from sieis_cli.signals import stop_event
 from sieis_platform.errors import FatalError
 
 
@@ -25,9 +23,7 @@ def broker() -> None:
     settings = load_settings()
     if not settings.embedded_broker:
         raise FatalError("SIEIS_KAFKA_BOOTSTRAP names a Kafka; unset it to host the embedded broker")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_event()
     with EmbeddedBroker(settings) as host:
         if host.published is not None:
             Console().print(f"broker listens on {host.published.bootstrap}", highlight=False)

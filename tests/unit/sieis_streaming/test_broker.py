@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from sieis_platform.settings import Settings
 from sieis_streaming.broker import (
@@ -133,8 +133,9 @@ def test_another_process_produces_and_a_killed_broker_leaves_a_file_that_is_repl
         producer = Producer(client_config(settings, address))
         producer.produce(settings.kafka_topic, b"hello", key=b"1")
         assert producer.flush(5) == 0
-        reader = Consumer({**client_config(settings, address), "group.id": "test", "auto.offset.reset": "earliest"})
-        reader.subscribe([settings.kafka_topic])
+        reader = Consumer({**client_config(settings, address), "group.id": "test"})
+        partitions = range(EMBEDDED_PARTITIONS)
+        reader.assign([TopicPartition(settings.kafka_topic, partition, OFFSET_BEGINNING) for partition in partitions])
         message = reader.poll(10)
         assert message is not None
         assert message.value() == b"hello"
