@@ -29,8 +29,8 @@ def load(
 ) -> None:
     """Load a file of readings into the archive and, what is recent enough, into the hot store.
 
-    Killed half-way, the next run goes on where the last commit ended; a second run of the same file writes nothing. Lines
-    that cannot be used are counted by reason and kept in the rejects file.
+    Killed half-way, the next run goes on where the last commit ended; a second run of the same file writes nothing.
+    Lines that cannot be used are counted by reason and kept in the rejects file.
     """
     import json
 
@@ -51,9 +51,13 @@ def load_file(settings: "Settings", file: Path) -> "LoadSummary":
     crash.arm(settings.crash_at)
     hot = open_hot(settings)
     bar = Progress(
-        TextColumn("loading"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        TextColumn("loading"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
-    )  # fmt: skip
+    )
     try:
         with bar:
             task = bar.add_task("load", total=None, rate="")

@@ -1,6 +1,7 @@
 """The historical load: a file of readings into both stores, without Kafka, each line once however often it is killed.
 
-Belongs here: the order of the writes, what is skipped and why. Not here: the file's grammar (sources), the layout (stores).
+Belongs here: the order of the writes, what is skipped and why.
+Not here: the file's grammar (sources), the layout (stores).
 """
 
 import time
@@ -97,13 +98,12 @@ class HistoricalLoad:
         facts = profile(path)
         timeline = TimelineFile.of(self._settings).fix(self._settings, facts.first_day, facts.days)
         self._archive.create()
-        app = f"history/{facts.fingerprint}"
-        position = self._archive.position(app)
+        position = self._archive.position(_app(facts))
         summary = LoadSummary(str(path), facts.fingerprint, resumed_at_byte=position or 0)
         rejected, skipped = Counter[str](), Counter[str]()
         if (position or 0) < facts.end_offset:
             with RejectsFile(self._settings.data_dir, facts.fingerprint, path.name) as kept:
-                for done in self._written(path, timeline, facts, app, position, kept):
+                for done in self._written(path, timeline, facts, position, kept):
                     self._add(summary, done, rejected, skipped)
                     on_progress(Progress(done.prepared.batch.end_offset, facts.end_offset, summary.rows_loaded))
                 if rejected:
@@ -113,7 +113,7 @@ class HistoricalLoad:
         return summary
 
     def _written(
-        self, path: Path, timeline: Timeline, facts: Profile, app: str, position: int | None, kept: RejectsFile
+        self, path: Path, timeline: Timeline, facts: Profile, position: int | None, kept: RejectsFile
     ) -> Iterator["_Written"]:
         """Write batch after batch; while the archive commits one, the hot store already takes the next."""
         with ThreadPoolExecutor(1, thread_name_prefix="hot") as hot_thread:
@@ -123,11 +123,11 @@ class HistoricalLoad:
                 prepared = self._prepare(batch, timeline, facts)
                 future = hot_thread.submit(self._write_hot, prepared.rows)
                 if waiting is not None:
-                    yield self._finish(*waiting, app=app, position=position, kept=kept)
+                    yield self._finish(*waiting, app=_app(facts), position=position, kept=kept)
                     position = waiting[0].batch.end_offset
                 waiting = (prepared, future)
             if waiting is not None:
-                yield self._finish(*waiting, app=app, position=position, kept=kept)
+                yield self._finish(*waiting, app=_app(facts), position=position, kept=kept)
 
     def _prepare(self, batch: Batch, timeline: Timeline, facts: Profile) -> _Prepared:
         skipped = Counter(batch.skipped)
@@ -198,6 +198,10 @@ class HistoricalLoad:
 class _Written:
     prepared: _Prepared
     outcome: WriteOutcome
+
+
+def _app(facts: Profile) -> str:
+    return f"history/{facts.fingerprint}"
 
 
 def _ns(timeline: Timeline) -> int:

@@ -40,6 +40,11 @@ class LatencyHistogram(Collector):
             self._counts[sink] = self._counts.get(sink, 0) + counts
             self._sums[sink] = self._sums.get(sink, 0.0) + float(seconds.sum())
 
+    def counts(self, sink: str) -> np.ndarray:
+        """How many latencies fell into each bucket so far (one more than there are bounds: the last has none)."""
+        with self._lock:
+            return np.array(self._counts.get(sink, np.zeros(len(_LATENCY_BUCKETS) + 1)))
+
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """The metric family, as Prometheus asks for it."""
         family = HistogramMetricFamily(
@@ -53,6 +58,24 @@ class LatencyHistogram(Collector):
                 bounds = [*(f"{bound:.6g}" for bound in _LATENCY_BUCKETS), "+Inf"]
                 family.add_metric([sink], list(zip(bounds, cumulated.tolist(), strict=True)), self._sums[sink])
         yield family
+
+
+def latency_quantile(counts: np.ndarray, quantile: float) -> float:
+    """The latency in seconds below which `quantile` (0 to 1) of the counted ones lie.
+
+    `counts` are those of the buckets, not cumulated; linear inside a bucket, as Prometheus' histogram_quantile. NaN where
+    nothing was counted.
+    """
+    cumulated = np.cumsum(counts)
+    if not cumulated[-1]:
+        return float("nan")
+    rank = quantile * cumulated[-1]
+    bucket = int(np.searchsorted(cumulated, rank))
+    bounds = (0.0, *_LATENCY_BUCKETS)
+    if bucket >= len(_LATENCY_BUCKETS):
+        return bounds[-1]
+    below = cumulated[bucket - 1] if bucket else 0
+    return bounds[bucket] + (bounds[bucket + 1] - bounds[bucket]) * float((rank - below) / counts[bucket])
 
 
 class ConsumerMetrics:

@@ -5,7 +5,6 @@ nor when to poll, pause or retry (sieis_streaming.consumer).
 """
 
 import time
-from typing import Final
 
 import polars as pl
 import structlog
@@ -40,7 +39,7 @@ class _PartitionBuffer:
 class ArchiveSink:
     """Gathers rows per partition and flushes them by size or age."""
 
-    name: Final[SinkName] = "archive"
+    name: SinkName = "archive"
 
     def __init__(
         self,

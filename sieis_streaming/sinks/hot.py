@@ -3,8 +3,6 @@
 Belongs here: buffering between two writes. Not here: how a store writes (sieis_platform.stores).
 """
 
-from typing import Final
-
 import polars as pl
 
 from sieis_platform import crash
@@ -19,7 +17,7 @@ from sieis_streaming.sinks.base import OffsetRange
 class HotSink:
     """Writes every poll at once: freshness is what this store is for."""
 
-    name: Final[SinkName] = "hot"
+    name: SinkName = "hot"
 
     def __init__(self, store: HotStore, settings: Settings, metrics: ConsumerMetrics) -> None:
         self._store = store

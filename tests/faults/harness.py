@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import polars as pl
 from confluent_kafka import Producer
+from prometheus_client.parser import text_string_to_metric_families
 
 from sieis_platform.reading import FIELDS
 from sieis_platform.settings import Settings
@@ -59,13 +61,15 @@ class Platform:
         self.settings = Settings(_env_file=None, **values)  # pyright: ignore[reportArgumentType, reportCallIssue]
         self.log = data_dir / "processes.log"
         data_dir.mkdir(parents=True, exist_ok=True)
+        self.metrics_port = 0
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str, **settings: object) -> subprocess.Popen[bytes]:
+        self.metrics_port = free_port()
         environment = {
             **os.environ,
             **self.environment,
-            "SIEIS_METRICS_PORT": str(free_port()),
+            "SIEIS_METRICS_PORT": str(self.metrics_port),
             **{f"SIEIS_{name.upper()}": str(value) for name, value in settings.items()},
         }
         with self.log.open("ab") as log:
@@ -85,6 +89,15 @@ class Platform:
             check=False,
             timeout=60,
         )
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A figure of the process started last, 0 while there is none."""
+        try:
+            text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics").text
+        except httpx.ConnectError:
+            return 0.0
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name and sample.labels == labels)
 
     def verify(self) -> dict:
         """`sieis verify`, which must be clean."""

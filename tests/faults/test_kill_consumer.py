@@ -31,6 +31,19 @@ pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 CONSUMER_POINTS = [point for point in crash.POINTS if not point.startswith("load.")]
 
+POISON = [
+    b"",
+    None,
+    b"{",
+    b"\xff\xfe",
+    b"[]",
+    b'{"mote_id": 1}',
+    b'{"mote_id": "x", "timestamp": "2026-01-01T00:00:00Z"}',
+    b'{"mote_id": 1, "timestamp": "2026-01-01T00:00:00"}',
+    b'{"mote_id": 1, "timestamp": "2999-01-01T00:00:00Z"}',
+    b'{"mote_id": 1, "timestamp": "2026-01-01T00:00:00Z", "light": 1e39}',
+]
+
 
 def _die_at(running: Platform, point: str) -> None:
     process = running.start("consume", crash_at=f"{point}:2")
@@ -74,9 +87,6 @@ def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Pa
 
 
 def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path) -> None:
-    poison = [b"", None, b"{", b"\xff\xfe", b"[]", b'{"mote_id": 1}', b'{"mote_id": "x", "timestamp": "2026-01-01T00:00:00Z"}',
-              b'{"mote_id": 1, "timestamp": "2026-01-01T00:00:00"}', b'{"mote_id": 1, "timestamp": "2999-01-01T00:00:00Z"}',
-              b'{"mote_id": 1, "timestamp": "2026-01-01T00:00:00Z", "light": 1e39}']  # fmt: skip
     moments = seeded()
     with platform(tmp_path / "var") as running:
         running.start("broker")
@@ -89,7 +99,7 @@ def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path) 
                     first = reading(20 + number, ns, 1)
                     for record in (first, first, reading(20 + number, ns, 2), first, first):
                         sender.send(record, record["mote_id"])
-                    sender.send(poison[number % len(poison)], number)
+                    sender.send(POISON[number % len(POISON)], number)
                 try:
                     process.wait(moments.uniform(1.0, 4.0))
                 except subprocess.TimeoutExpired:
