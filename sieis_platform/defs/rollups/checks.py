@@ -25,7 +25,7 @@ _LOOKUP: Final = 1_000
 def compare_counts(aggregates: pl.DataFrame, archived: Mapping[str, int]) -> dict[str, tuple[int, int, int]]:
     """Days on which counts differ: date → (archived readings, counted for the building, summed over motes).
 
-    `aggregates`: date, mote_id, record_count. `archived`: readings by date. A day that one of the two lacks counts as 0.
+    `aggregates`: date, mote_id, record_count. `archived`: readings by date. A day that one of them lacks counts as 0.
     """
     building = pl.col("mote_id") == BUILDING
     counted = aggregates.group_by("date").agg(
