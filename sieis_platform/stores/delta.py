@@ -5,7 +5,7 @@ Belongs here: error translation and figures from the log. Not here: the layout o
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Schema
@@ -18,6 +18,11 @@ from deltalake.exceptions import (
 )
 
 from sieis_platform.errors import FatalError, RetriableError
+
+# The library has one class for most of its errors: their text tells what will not pass by itself.
+_FULL: Final = "No space left on device"
+_BAD_PATH: Final = ("Could not create local directory", "Not a directory", "Permission denied", "Read-only file system")
+_CONVERSION: Final = "Arrow error"
 
 
 class TableInfo(NamedTuple):
@@ -82,28 +87,19 @@ def translated(
         yield
     except CommitFailedError:
         raise
-    except TableNotFoundError as error:
-        if "Could not create" in str(error):  # what the library says of a path it cannot make a folder of
-            if "No space left" in str(error):
-                raise unavailable(f"the disk of the {what} at {uri} is full; free space to go on") from error
-            raise fatal(
-                f"the {what} cannot be made at {uri}: {_line(error)}; check the path and its permissions"
-            ) from error
-        raise fatal(f"there is no {what} at {uri}; {missing}") from error
-    except (SchemaMismatchError, DeltaProtocolError) as error:
-        raise fatal(f"the {what} at {uri} does not fit what is read or written: {_line(error)}") from error
-    except (PermissionError, NotADirectoryError) as error:
-        raise fatal(
-            f"the {what} at {uri} cannot be opened: {_line(error)}; check the path and its permissions"
-        ) from error
     except (DeltaError, OSError) as error:
-        if "Arrow error" in str(error):  # the rows cannot be converted: no retry mends that
-            raise fatal(f"the {what} at {uri} does not fit what is read or written: {_line(error)}") from error
-        if "No space left" in str(error):
-            raise unavailable(
-                f"the disk of the {what} at {uri} is full; free space to go on ({_line(error)})"
+        text = _line(error)
+        if _FULL in text:
+            raise unavailable(f"the disk of the {what} at {uri} is full; free space to go on ({text})") from error
+        if isinstance(error, PermissionError) or any(sign in text for sign in _BAD_PATH):
+            raise fatal(
+                f"the {what} at {uri} cannot be made or opened; check the path and its permissions ({text})"
             ) from error
-        raise unavailable(f"the {what} at {uri} could not be reached or written: {_line(error)}") from error
+        if isinstance(error, TableNotFoundError):
+            raise fatal(f"there is no {what} at {uri}; {missing}") from error
+        if isinstance(error, SchemaMismatchError | DeltaProtocolError) or _CONVERSION in text:
+            raise fatal(f"the {what} at {uri} does not fit what is read or written: {text}") from error
+        raise unavailable(f"the {what} at {uri} could not be reached or written: {text}") from error
     except Exception as error:
         if type(error) is not Exception:
             raise

@@ -21,10 +21,7 @@ class SmallDisk:
     def _mount(self, kilobytes: int, flags: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         options = f"size={kilobytes}k".encode()
-        if (
-            libc.mount(b"tmpfs", os.fsencode(self.folder), b"tmpfs", flags, options)
-            != 0
-        ):
+        if libc.mount(b"tmpfs", os.fsencode(self.folder), b"tmpfs", flags, options) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 

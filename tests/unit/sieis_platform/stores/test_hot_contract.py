@@ -29,9 +29,7 @@ def readings(rows: list[tuple]) -> pl.DataFrame:
 
 
 def sqlite(folder: Path) -> HotStore:
-    return SqliteHotStore(
-        folder / "hot.sqlite", retention_days=RETENTION_DAYS, now_ns=lambda: NOW_NS
-    )
+    return SqliteHotStore(folder / "hot.sqlite", retention_days=RETENTION_DAYS, now_ns=lambda: NOW_NS)
 
 
 #: Every HotStore there is: the contract tests run on each. A new store is added here and nowhere else.
@@ -54,12 +52,8 @@ def test_an_empty_store_answers_with_empty_frames(hot: HotStore) -> None:
     assert_frame_equal(hot.latest(), pl.DataFrame(schema=LATEST_SCHEMA))
     assert_frame_equal(hot.latest([1]), pl.DataFrame(schema=LATEST_SCHEMA))
     assert_frame_equal(hot.readings(0, NOW_NS), pl.DataFrame(schema=READING_SCHEMA))
-    assert_frame_equal(
-        hot.readings(0, NOW_NS, [1], limit=5), pl.DataFrame(schema=READING_SCHEMA)
-    )
-    assert_frame_equal(
-        hot.aggregates("daily", 0, NOW_NS), pl.DataFrame(schema=AGGREGATE_SCHEMA)
-    )
+    assert_frame_equal(hot.readings(0, NOW_NS, [1], limit=5), pl.DataFrame(schema=READING_SCHEMA))
+    assert_frame_equal(hot.aggregates("daily", 0, NOW_NS), pl.DataFrame(schema=AGGREGATE_SCHEMA))
     assert hot.count_readings() == hot.count_readings(0, NOW_NS) == 0
     assert hot.delete_readings(0, NOW_NS) == hot.expire(NOW_NS) == 0
 
@@ -84,9 +78,7 @@ def test_values_come_back_to_the_last_bit_and_null_stays_null(hot: HotStore) -> 
 
 def test_other_columns_and_other_widths_of_number_are_taken(hot: HotStore) -> None:
     rows = readings([(1, T, 21.5)])
-    wide = rows.cast({"mote_id": pl.Int64, "temperature": pl.Float64}).with_columns(
-        source=pl.lit("x")
-    )
+    wide = rows.cast({"mote_id": pl.Int64, "temperature": pl.Float64}).with_columns(source=pl.lit("x"))
     hot.write_readings(wide.select(reversed(wide.columns)))
     assert_frame_equal(hot.readings(T, T + 1), rows)
 
@@ -94,9 +86,7 @@ def test_other_columns_and_other_widths_of_number_are_taken(hot: HotStore) -> No
 def test_the_last_row_of_a_key_wins_within_a_frame_and_across_writes(
     hot: HotStore,
 ) -> None:
-    hot.write_readings(
-        readings([(2, T, 1.0), (1, T, 1.0), (1, T, 2.0), (2, T, 3.0), (1, T, None)])
-    )
+    hot.write_readings(readings([(2, T, 1.0), (1, T, 1.0), (1, T, 2.0), (2, T, 3.0), (1, T, None)]))
     assert hot.readings(T, T + 1)["temperature"].to_list() == [None, 3.0]
     hot.write_readings(readings([(1, T, 7.0)]))
     assert hot.readings(T, T + 1)["temperature"].to_list() == [7.0, 3.0]
@@ -113,9 +103,7 @@ def test_writing_twice_changes_nothing(hot: HotStore) -> None:
 
 def test_rows_beyond_the_retention_are_refused_and_counted(hot: HotStore) -> None:
     edge = NOW_NS - RETENTION_DAYS * DAY_NS
-    outcome = hot.write_readings(
-        readings([(1, edge - 1, 1.0), (1, edge, 2.0), (2, 0, 3.0)])
-    )
+    outcome = hot.write_readings(readings([(1, edge - 1, 1.0), (1, edge, 2.0), (2, 0, 3.0)]))
     assert outcome == (1, 2)
     assert hot.readings(0, NOW_NS)["temperature"].to_list() == [2.0]
     assert hot.write_readings(readings([(1, edge - 1, 1.0)])) == (0, 1)
@@ -158,9 +146,7 @@ def test_readings_take_the_half_open_interval_in_time_order(hot: HotStore) -> No
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 100])
-def test_a_limit_keeps_the_first_rows_across_long_silences(
-    hot: HotStore, limit: int
-) -> None:
+def test_a_limit_keeps_the_first_rows_across_long_silences(hot: HotStore, limit: int) -> None:
     hour = 3_600 * 10**9
     times = [
         T - 20 * DAY_NS,
@@ -187,13 +173,9 @@ def test_counts_take_open_bounds(hot: HotStore) -> None:
 
 
 def test_deleting_removes_the_interval_of_the_motes_asked_for(hot: HotStore) -> None:
-    hot.write_readings(
-        readings([(mote, T + i) for mote in (1, 2, 3) for i in range(4)])
-    )
+    hot.write_readings(readings([(mote, T + i) for mote in (1, 2, 3) for i in range(4)]))
     assert hot.delete_readings(T + 1, T + 3, [1, 3, 99]) == 4
-    assert hot.readings(0, NOW_NS).select("mote_id", "timestamp").sort(
-        "mote_id"
-    ).rows() == [
+    assert hot.readings(0, NOW_NS).select("mote_id", "timestamp").sort("mote_id").rows() == [
         (1, T),
         (1, T + 3),
         (2, T),
@@ -216,32 +198,15 @@ def test_expiring_keeps_what_is_not_older(hot: HotStore) -> None:
 
 def aggregates(rows: list[tuple[int, int, float | None]]) -> pl.DataFrame:
     """Rows (mote_id, period_start, temp_avg), all else null or 0."""
-    frame = pl.DataFrame(
-        rows, schema=["mote_id", "period_start", "temp_avg"], orient="row"
-    )
-    rest = {
-        name: dtype
-        for name, dtype in AGGREGATE_SCHEMA.items()
-        if name not in frame.columns
-    }
-    empty = [
-        pl.lit(None if dtype == pl.Float64 else 0, dtype).alias(name)
-        for name, dtype in rest.items()
-    ]
-    return (
-        frame.with_columns(empty)
-        .select(AGGREGATE_SCHEMA.names())
-        .cast(AGGREGATE_SCHEMA)
-    )
+    frame = pl.DataFrame(rows, schema=["mote_id", "period_start", "temp_avg"], orient="row")
+    rest = {name: dtype for name, dtype in AGGREGATE_SCHEMA.items() if name not in frame.columns}
+    empty = [pl.lit(None if dtype == pl.Float64 else 0, dtype).alias(name) for name, dtype in rest.items()]
+    return frame.with_columns(empty).select(AGGREGATE_SCHEMA.names()).cast(AGGREGATE_SCHEMA)
 
 
 @pytest.mark.parametrize("period", ["hourly", "daily"])
-def test_aggregates_overwrite_their_period_and_come_in_order(
-    hot: HotStore, period: Period
-) -> None:
-    hot.write_aggregates(
-        period, aggregates([(2, T, 1.0), (0, T, 1 / 3), (1, T + 1, None), (2, T, 5.0)])
-    )
+def test_aggregates_overwrite_their_period_and_come_in_order(hot: HotStore, period: Period) -> None:
+    hot.write_aggregates(period, aggregates([(2, T, 1.0), (0, T, 1 / 3), (1, T + 1, None), (2, T, 5.0)]))
     hot.write_aggregates(period, aggregates([(0, T, 2 / 3)]))
     expected = aggregates([(0, T, 2 / 3), (2, T, 5.0), (1, T + 1, None)])
     assert_frame_equal(hot.aggregates(period, T, T + 2), expected, check_exact=True)
@@ -272,9 +237,7 @@ def test_threads_write_and_read_one_instance_at_once(hot: HotStore) -> None:
 
     def write(mote: int) -> None:
         for i in range(rounds):
-            hot.write_readings(
-                readings([(mote, T + i * 100 + j, float(i)) for j in range(100)])
-            )
+            hot.write_readings(readings([(mote, T + i * 100 + j, float(i)) for j in range(100)]))
 
     def read() -> None:
         while not done.is_set():
@@ -282,10 +245,7 @@ def test_threads_write_and_read_one_instance_at_once(hot: HotStore) -> None:
             # A write this small is one transaction: a reader sees all of it or nothing.
             assert all((ns - T) % 100 == 99 for ns in latest["timestamp"])
 
-    threads = [
-        threading.Thread(target=guarded(lambda mote=mote: write(mote)))
-        for mote in range(1, writers + 1)
-    ]
+    threads = [threading.Thread(target=guarded(lambda mote=mote: write(mote))) for mote in range(1, writers + 1)]
     reader = threading.Thread(target=guarded(read))
     reader.start()
     for thread in threads:
@@ -330,14 +290,8 @@ def test_it_behaves_like_a_dict(
     store = make(tmp_path_factory.mktemp("model"))
     model: dict[tuple[int, int], tuple] = {}
 
-    def selected(
-        start: int, end: int, asked: list[int] | None
-    ) -> list[tuple[int, int]]:
-        keys = [
-            key
-            for key in model
-            if start <= key[1] < end and (asked is None or key[0] in asked)
-        ]
+    def selected(start: int, end: int, asked: list[int] | None) -> list[tuple[int, int]]:
+        keys = [key for key in model if start <= key[1] < end and (asked is None or key[0] in asked)]
         return sorted(keys, key=lambda key: (key[1], key[0]))
 
     for step, *arguments in script:

@@ -36,23 +36,17 @@ def test_everything_lies_in_the_data_directory(settings: Settings) -> None:
 
 def test_the_retention_of_the_settings_holds(settings: Settings) -> None:
     hot = open_hot(settings)
-    ancient = pl.DataFrame(
-        [(1, 0, 1.0, 1.0, 1.0, 1.0)], schema=READING_SCHEMA, orient="row"
-    )
+    ancient = pl.DataFrame([(1, 0, 1.0, 1.0, 1.0, 1.0)], schema=READING_SCHEMA, orient="row")
     assert hot.write_readings(ancient) == (0, 1)
 
 
 def test_addresses_of_the_settings_win(settings: Settings, tmp_path: Path) -> None:
-    moved = settings.model_copy(
-        update={"archive_uri": str(tmp_path / "a"), "marts_uri": "s3://bucket/marts/"}
-    )
+    moved = settings.model_copy(update={"archive_uri": str(tmp_path / "a"), "marts_uri": "s3://bucket/marts/"})
     assert open_archive(moved).uri == str(tmp_path / "a")
     assert open_marts(moved).root == "s3://bucket/marts"
 
 
 @pytest.mark.parametrize(("folders", "last"), [(True, "mote_id"), (False, "day")])
-def test_a_large_fleet_may_drop_the_mote_folder(
-    settings: Settings, folders: bool, last: str
-) -> None:
+def test_a_large_fleet_may_drop_the_mote_folder(settings: Settings, folders: bool, last: str) -> None:
     changed = settings.model_copy(update={"archive_mote_folders": folders})
     assert open_archive(changed).partition_columns[-1] == last

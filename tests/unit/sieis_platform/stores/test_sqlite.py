@@ -18,9 +18,7 @@ from sieis_platform.stores.sqlite import SCHEMA_VERSION, SqliteHotStore
 
 
 def readings(rows: list[tuple[int, int, float]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [(*row, 0.0, None, 2.7) for row in rows], schema=READING_SCHEMA, orient="row"
-    )
+    return pl.DataFrame([(*row, 0.0, None, 2.7) for row in rows], schema=READING_SCHEMA, orient="row")
 
 
 def many(rows: int, mote: int = 1) -> pl.DataFrame:
@@ -71,9 +69,7 @@ def test_a_reader_that_came_first_sees_what_another_process_writes(path: Path) -
 # -- pieces ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rows", [499, 500, 501, 4_999, 5_000, 5_001, 23_456])
 @pytest.mark.parametrize("piece_seconds", [1e-9, 0.05])
-def test_pieces_of_any_size_leave_nothing_out(
-    path: Path, rows: int, piece_seconds: float
-) -> None:
+def test_pieces_of_any_size_leave_nothing_out(path: Path, rows: int, piece_seconds: float) -> None:
     store = open_store(path, piece_seconds=piece_seconds)
     frame = many(rows).sample(fraction=1, shuffle=True, seed=1)
     assert store.write_readings(frame) == (rows, 0)
@@ -143,9 +139,7 @@ def test_a_live_writer_and_bulk_writers_in_other_processes_take_turns(
     writes = 0
     while writes < 10 or any(process.poll() is None for process in bulk):
         store.write_readings(readings([(1, writes, float(writes))]))
-        assert store.latest([1])["timestamp"].to_list() == [writes], (
-            "a write is visible as soon as it returns"
-        )
+        assert store.latest([1])["timestamp"].to_list() == [writes], "a write is visible as soon as it returns"
         writes += 1
     assert [process.wait() for process in bulk] == [0, 0]
     assert store.count_readings() == 300_000 + writes
@@ -159,9 +153,7 @@ def test_many_first_writers_and_readers_may_race(tmp_path: Path) -> None:
     def run(store: SqliteHotStore, start: threading.Barrier, mote: int) -> None:
         try:
             start.wait()
-            store.write_readings(many(1, mote)) if mote else [
-                store.latest() for _ in range(20)
-            ]
+            store.write_readings(many(1, mote)) if mote else [store.latest() for _ in range(20)]
         except BaseException as error:  # noqa: BLE001 - asserted on below, in the test's own thread
             errors.append(error)
 
@@ -204,9 +196,7 @@ def test_a_full_disk_is_named_loses_nothing_and_passes(small_disk: Any) -> None:
         store.write_readings(many(50_000))
     kept = store.count_readings()
     assert 1 < kept < 50_000
-    assert store.readings(0, 50_000).equals(many(kept)), (
-        "what was acknowledged piece by piece is intact"
-    )
+    assert store.readings(0, 50_000).equals(many(kept)), "what was acknowledged piece by piece is intact"
     small_disk.grow(64 * 1024)
     assert store.write_readings(many(50_000)).written == 50_000
     assert store.count_readings() == 50_000
@@ -233,9 +223,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path, use: Use) -> None:
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1])
-def test_a_database_of_someone_else_is_left_alone(
-    tmp_path: Path, use: Use, version: int
-) -> None:
+def test_a_database_of_someone_else_is_left_alone(tmp_path: Path, use: Use, version: int) -> None:
     path = tmp_path / "hot.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE theirs (x)")
@@ -243,9 +231,7 @@ def test_a_database_of_someone_else_is_left_alone(
     with pytest.raises(HotStoreError, match=f"schema {version}"):
         use(open_store(path))
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [
-            ("theirs",)
-        ]
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
