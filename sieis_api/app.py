@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse
 from sieis_api import live
 from sieis_api.analytics.endpoints import router as analytics
 from sieis_api.coalesce import Coalesced
-from sieis_api.deps import Scans, State
+from sieis_api.deps import Pool, State
 from sieis_api.errors import add_handlers, documented
 from sieis_api.metrics import ApiMetrics
 from sieis_api.middleware import RequestMiddleware
@@ -33,6 +33,10 @@ from sieis_api.system import service as system_service
 from sieis_api.system.endpoints import metrics_router
 from sieis_api.system.endpoints import router as system
 from sieis_platform.settings import Settings
+
+# A recent window takes milliseconds of one core, most of them without the GIL; a scan runs on all cores by itself.
+RECENT_AT_ONCE: Final = 16
+SCANS_AT_ONCE: Final = 4
 
 _DESCRIPTION: Final = """\
 Readings of the building's sensors, live and past, and what is derived from them.
@@ -79,7 +83,8 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
             stores=opened,
             live=live.coalesced(opened.hot, settings.fleet_size),
             health=Coalesced(lambda: system_service.check(opened), system_service.MAX_AGE_SECONDS),
-            scans=Scans(),
+            recent=Pool(RECENT_AT_ONCE),
+            scans=Pool(SCANS_AT_ONCE),
             floor_plan=plan,
             metrics=metrics,
         )

@@ -78,7 +78,7 @@ def refusal(settings: Settings, scope: Mapping[str, Any]) -> str | None:
     return None
 
 
-def has_key(request: Request, sent: Annotated[str | None, Security(_key_header)]) -> bool:
+async def has_key(request: Request, sent: Annotated[str | None, Security(_key_header)]) -> bool:
     """Dependency: whether the caller may see everything; True too where no key is set (the caller is then local).
 
     Raises: UnauthorizedError for a key that is wrong.
@@ -93,7 +93,7 @@ def has_key(request: Request, sent: Annotated[str | None, Security(_key_header)]
     return True
 
 
-def require_key(known: Annotated[bool, Security(has_key)]) -> None:
+async def require_key(known: Annotated[bool, Security(has_key)]) -> None:
     """Dependency: Raises UnauthorizedError where a key is needed and none was sent, or a wrong one."""
     if not known:
         raise UnauthorizedError("send the API key in the X-API-Key header")

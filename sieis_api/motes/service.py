@@ -3,8 +3,9 @@
 Belongs here: that. Not here: HTTP.
 """
 
+import asyncio
+
 import polars as pl
-from starlette.concurrency import run_in_threadpool
 
 from sieis_api.deps import State
 
@@ -15,7 +16,7 @@ async def motes(state: State) -> pl.DataFrame:
     Raises: HotStoreUnavailableError, FloorPlanError.
     """
     live = (await state["live"].get()).frame
-    positions = await run_in_threadpool(state["floor_plan"].positions)
+    positions = await asyncio.to_thread(state["floor_plan"].positions)
     size = state["settings"].fleet_size
     fleet = pl.select(pl.int_range(1, size + 1, dtype=pl.Int32()).alias("mote_id"))
     return (

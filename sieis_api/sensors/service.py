@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 import polars as pl
 import structlog
-from starlette.concurrency import run_in_threadpool
 
 from sieis_api.deps import State
 from sieis_api.errors import InvalidRequestError, MoteNotFoundError
@@ -73,7 +72,7 @@ async def readings(state: State, query: ReadingsQuery) -> Page:
             stores.hot, stores.archive(), start, end, mote_ids, query.limit + 1, hot_from, after=after
         )
 
-    found = await (state["scans"].run(ask) if start < hot_from else run_in_threadpool(ask))
+    found = await (state["scans"] if start < hot_from else state["recent"]).run(ask)
     if found.sources.degraded:
         log.warning("the archive answers for the hot store", reason=found.sources.degraded)
     frame = found.frame.head(query.limit)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -104,6 +105,61 @@ def test_ctrl_c_ends_it_cleanly_too(data_dir: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
+
+
+_SLOW = """
+import asyncio, sys
+from pathlib import Path
+from sieis_api import server, stores
+from sieis_api.app import create_app
+from sieis_platform.settings import Settings
+from sieis_platform.stores.sqlite import SqliteHotStore
+
+class Slow(SqliteHotStore):
+    def readings(self, *args, **kwargs):
+        open(sys.argv[3]).read()  # a pipe: until the test has written
+        return super().readings(*args, **kwargs)
+
+settings = Settings(_env_file=None, data_dir=Path(sys.argv[1]), api_port=int(sys.argv[2]))
+app = create_app(settings, lambda given: stores.open_stores(given)._replace(hot=Slow(given.hot_path)))
+asyncio.run(server._serve(app, settings, settings.api_host))
+"""
+
+
+def test_a_request_under_way_is_answered_before_the_end(data_dir: Path, tmp_path: Path) -> None:
+    pipe, port = tmp_path / "pipe", free_port()
+    os.mkfifo(pipe)
+    command = [sys.executable, "-c", _SLOW, str(data_dir), str(port), str(pipe)]
+    process = subprocess.Popen(
+        command, env=environment(data_dir), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(process, address)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(httpx.get, f"{address}/api/v1/sensors/readings", trust_env=False, timeout=60)
+            with pipe.open("w") as let_go:  # opens when the query reads from it: the request is under way
+                process.terminate()
+                wait_until_refused(port)
+                let_go.write("go")
+            assert asked.result().json()["data"]["count"] == 1
+        output, _ = process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert process.returncode == 0, output
+
+
+def wait_until_refused(port: int) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            return
+        time.sleep(0.05)  # as in wait_until_ready
+    pytest.fail("sieis api still takes connections after SIGTERM")
 
 
 def test_with_a_key_it_asks_for_it_and_never_logs_it(data_dir: Path) -> None:
