@@ -3,11 +3,13 @@
 Belongs here: workloads and their floors. Not here: assertions (timings depend on the machine).
 """
 
+import multiprocessing
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +30,7 @@ Result = dict[str, str | float | None]
 
 def run() -> list[Result]:
     """Every measurement: {"name", "value", "unit", "workload", "floor"}; a floor of None is no promise."""
-    return [*_hot(), *_archive(), *_both()]
+    return [*_hot(), *_beside_bulk(), *_archive(), *_both()]
 
 
 def building(days: int, motes: int = MOTES, seed: int = 0) -> pl.DataFrame:
@@ -81,6 +83,36 @@ def _hot() -> Iterator[Result]:
         page = lambda: store.readings(_START_NS, end, limit=1_000)  # noqa: E731
         yield _result("sqlite_page_1000", _milliseconds(page), "ms", f"first 1,000 readings of a day, {asked}", None)
         store.close()
+
+
+def _beside_bulk() -> Iterator[Result]:
+    """How long a live write waits while another process loads in bulk."""
+    live = building(days=1, motes=42)[:42]
+    with _folder() as folder:
+        store = _store(folder)
+        store.write_readings(live)
+        context = multiprocessing.get_context("spawn")
+        loading = context.Event()
+        process = context.Process(target=_bulk, args=(folder, loading))
+        process.start()
+        loading.wait()
+        waits = []
+        while process.is_alive():
+            waits.append(1000 * _seconds(lambda: store.write_readings(live)))
+            time.sleep(0.005)
+        process.join()
+        store.close()
+    workload = f"{len(waits)} writes of 42 rows while another process writes {20 * 2_880 * MOTES:,}"
+    yield _result("sqlite_live_wait_p50", float(np.quantile(waits, 0.5)), "ms", workload, None)
+    yield _result("sqlite_live_wait_p99", float(np.quantile(waits, 0.99)), "ms", workload, None)
+
+
+def _bulk(folder: Path, loading: Event) -> None:
+    store, rows = _store(folder), building(days=20)
+    loading.set()
+    for batch in rows.iter_slices(_LOAD_BATCH_ROWS):
+        store.write_readings(batch)
+    store.close()
 
 
 def _archive() -> Iterator[Result]:
