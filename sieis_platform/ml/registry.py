@@ -4,6 +4,7 @@ Belongs here: everything that talks to MLflow. Not here: what a model computes.
 """
 
 import io
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,11 +97,16 @@ class Registry:
                     serialization_format="skops",
                     skops_trusted_types=_TRUSTED,
                     extra_files=[str(extra)],
-                    registered_model_name=MODEL_NAME,
                     pip_requirements=["scikit-learn", "skops"],  # stated, or MLflow spends seconds to find them out
                     metadata={"threshold": training.model.threshold},
                 )
-            version = str(logged.registered_model_version)
+            # Registered through the client: log_model would do it too, but prints to the terminal while it does.
+            self._registered_model(client)
+            version = str(
+                client.create_model_version(
+                    MODEL_NAME, logged.model_uri, run_id=run.info.run_id, model_id=logged.model_id
+                ).version
+            )
             client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
             return Registered(
                 name=MODEL_NAME,
@@ -144,6 +150,15 @@ class Registry:
                 ) from error
             raise
 
+    def _registered_model(self, client: "MlflowClient") -> None:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        try:
+            client.create_registered_model(MODEL_NAME, description="Isolation Forest over the features of one reading")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
     def _experiment(self, client: "MlflowClient") -> str:
         found = client.get_experiment_by_name(_EXPERIMENT)
         if found is not None:
@@ -154,8 +169,15 @@ class Registry:
     def _client(self) -> "Iterator[MlflowClient]":
         silence()
         import mlflow  # noqa: PLC0415
+        from mlflow import environment_variables as switches  # noqa: PLC0415
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
+        # Progress bars, the steps of a database migration, and a copy of this project's lock file in every model.
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        switches.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+        switches.MLFLOW_UV_AUTO_DETECT.set(False)
+        switches.MLFLOW_LOG_UV_FILES.set(False)
         if self._uri.startswith("sqlite:///"):
             Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         # The fluent calls that log a model know only this process-wide address.
