@@ -152,7 +152,7 @@ def median(motes: pl.DataFrame, quantity: Quantity) -> Median:
 
 
 def aggregate_frame(aggregates: Sequence[Aggregate], quantity: Quantity) -> pl.DataFrame:
-    """Columns period_start, avg, min, max, median, record_count, out_of_range_count of one quantity, ascending in time."""
+    """Columns period_start, avg, min, max, median, record_count, out_of_range_count of one quantity, by time."""
     names = ("avg", "min", "max", "median")
     return pl.DataFrame(
         [

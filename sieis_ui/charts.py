@@ -4,7 +4,8 @@ Belongs here: how frames become marks, always in UTC, always with units. Not her
 """
 
 import math
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import altair as alt
 import polars as pl
@@ -18,6 +19,23 @@ _TILES: Final = 9
 #: More motes than this do not all get their number on the timeline's axis.
 _TIMELINE_LABELS: Final = 12
 _TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
+
+
+#: The name under which every specification here refers to its rows.
+ROWS: Final = "rows"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A Vega-Lite specification and its rows, apart: new rows under the same one need no redraw."""
+
+    rows: pl.DataFrame
+    spec: dict[str, Any]
+
+
+def _texts(*columns: str) -> list[alt.Tooltip]:
+    """A tooltip of these columns as they stand."""
+    return [alt.Tooltip(field=column, type="nominal", title=column) for column in columns]
 
 
 def placed(motes: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
@@ -35,11 +53,12 @@ def placed(motes: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
     ), False
 
 
-def _value_texts(impossible_mark: str = " (impossible)") -> list[pl.Expr]:
+def _value_texts() -> list[pl.Expr]:
+    """Every value with its unit, and the word where it is impossible; a building's worth of rows, never more."""
     return [
         pl.struct(quantity.field, f"impossible_{quantity.field}")
         .map_elements(
-            lambda row, q=quantity: q.text(row[q.field]) + (impossible_mark if row[f"impossible_{q.field}"] else ""),
+            lambda row, q=quantity: q.text(row[q.field]) + (" (impossible)" if row[f"impossible_{q.field}"] else ""),
             return_dtype=pl.String,
         )
         .alias(quantity.label)
@@ -47,8 +66,8 @@ def _value_texts(impossible_mark: str = " (impossible)") -> list[pl.Expr]:
     ]
 
 
-def floor_plan(motes: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.LayerChart:
-    """Every mote at its place: a disc coloured by `quantity`, a triangle where its value is impossible, a ring where silent.
+def floor_plan(motes: pl.DataFrame, quantity: Quantity, ink: Ink) -> Drawing:
+    """Every mote at its place: a disc coloured by `quantity`, a triangle where impossible, a ring where silent.
 
     `motes` as of building.mote_frame; only drawn where there is at least one.
     """
@@ -72,8 +91,8 @@ def floor_plan(motes: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.LayerCh
     )
     low, high = _domain(frame["value"], quantity)
     frame = frame.with_columns(((pl.col("value") - low) / (high - low)).alias("shade"))
-    tooltip = ["Mote", *(q.label for q in QUANTITIES.values()), "Age", "State"]
-    # The lab publishes its positions in metres from the upper right corner (Intel Lab Data page), so both axes are reversed.
+    tooltip = _texts("Mote", *(q.label for q in QUANTITIES.values()), "Age", "State")
+    # The lab gives positions in metres from its upper right corner (Intel Lab Data page), so both axes are reversed.
     x = alt.X(
         "x:Q",
         axis=None,
@@ -87,7 +106,7 @@ def floor_plan(motes: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.LayerCh
     # A disc of 28 px carries a two-digit number; on a phone the motes stand closer together.
     size = alt.ExprRef("width < 480 ? 300 : 720")
     font_size = alt.ExprRef("width < 480 ? 9 : 12")
-    base = alt.Chart(frame).encode(x=x, y=y, tooltip=tooltip)
+    base = alt.Chart(alt.NamedData(ROWS)).encode(x=x, y=y, tooltip=tooltip)
     discs = (
         base.transform_filter("datum.kind == 'value'")
         .mark_circle(size=size, opacity=1, stroke=ink.text, strokeOpacity=0.5, strokeWidth=1)
@@ -140,11 +159,8 @@ def floor_plan(motes: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.LayerCh
             "datum.shade > 0.55 ? '#0b1015' : '#ffffff'"
         )
     )
-    return (
-        alt.layer(rings, discs, triangles, numbers)
-        .properties(height="container", width="container")
-        .configure_view(stroke=ink.line, strokeWidth=1.5, cornerRadius=10)
-    )
+    plan = alt.layer(rings, discs, triangles, numbers).properties(height="container", width="container")
+    return Drawing(frame, plan.configure_view(stroke=ink.line, strokeWidth=1.5, cornerRadius=10).to_dict())
 
 
 def _margin(positions: pl.Series) -> list[float]:
@@ -157,8 +173,8 @@ def _margin(positions: pl.Series) -> list[float]:
 def _domain(values: pl.Series, quantity: Quantity) -> tuple[float, float]:
     """Colour limits: the span of the values, rounded outwards to round numbers.
 
-    At least ten display steps wide, so that noise is not painted as a difference; and round, so that most refreshes leave
-    the specification as it is (another specification is embedded anew, which is seen and closes an open tooltip).
+    At least ten display steps wide, so that noise is not painted as a difference; and round, so that most refreshes
+    leave the specification as it is (another one is embedded anew, which closes an open tooltip).
     """
     seen = values.drop_nulls()
     if seen.is_empty():
@@ -170,8 +186,8 @@ def _domain(values: pl.Series, quantity: Quantity) -> tuple[float, float]:
     return math.floor(low / step) * step, math.floor(low / step + 1 + (high - low) / step) * step
 
 
-def building_day(aggregates: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.LayerChart:
-    """Hourly mean and median of the building over a band from minimum to maximum; columns of building.aggregate_frame."""
+def building_day(aggregates: pl.DataFrame, quantity: Quantity, ink: Ink) -> Drawing:
+    """Hourly mean and median of the building over a band from minimum to maximum (building.aggregate_frame)."""
     frame = aggregates.with_columns(
         pl.col("period_start").dt.strftime("%Y-%m-%d %H:%M").alias("Hour (UTC)"),
         *(
@@ -186,7 +202,7 @@ def building_day(aggregates: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.
         pl.col("record_count").alias("Readings"),
         pl.col("out_of_range_count").alias("Impossible values"),
     )
-    tooltip = [
+    tooltip = _texts(
         "Hour (UTC)",
         "Mean",
         "Median",
@@ -194,7 +210,7 @@ def building_day(aggregates: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.
         "Maximum",
         "Readings",
         "Impossible values",
-    ]
+    )
     x = alt.X(
         "period_start:T",
         scale=alt.Scale(type="utc"),
@@ -210,7 +226,7 @@ def building_day(aggregates: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.
     title = f"{quantity.label}, {quantity.unit}"
     axis = alt.Axis(title=title, tickCount=5, labelFontSize=12)
     y = alt.Y("avg:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
-    base = alt.Chart(frame).encode(x=x)
+    base = alt.Chart(alt.NamedData(ROWS)).encode(x=x)
     band = base.mark_area(opacity=0.16, color=ink.accent, interpolate="monotone").encode(
         y=alt.Y("min:Q", title=title, scale=alt.Scale(zero=False), axis=axis),
         y2="max:Q",
@@ -226,10 +242,10 @@ def building_day(aggregates: pl.DataFrame, quantity: Quantity, ink: Ink) -> alt.
         .add_params(hover)
     )
     dots = base.mark_circle(color=ink.accent, size=70, opacity=1).encode(y=y).transform_filter(hover)
-    return alt.layer(band, middle, mean, rule, dots).properties(height=260)
+    return Drawing(frame, alt.layer(band, middle, mean, rule, dots).properties(height=260).to_dict())
 
 
-def anomaly_timeline(episodes: pl.DataFrame, ink: Ink) -> alt.LayerChart:
+def anomaly_timeline(episodes: pl.DataFrame, ink: Ink) -> Drawing:
     """One line a mote, one bar an episode; columns of building.episodes."""
     frame = episodes.select(
         pl.col("mote_id").cast(pl.String).alias("Mote"),
@@ -262,13 +278,14 @@ def anomaly_timeline(episodes: pl.DataFrame, ink: Ink) -> alt.LayerChart:
             labelOverlap=len(motes) > _TIMELINE_LABELS,
         ),
     )
-    base = alt.Chart(frame).encode(
+    base = alt.Chart(alt.NamedData(ROWS)).encode(
         x=x,
         y=y,
-        tooltip=["Mote", "From (UTC)", "To (UTC)", "Anomalies", "Peak score"],
+        tooltip=_texts("Mote", "From (UTC)", "To (UTC)", "Anomalies", "Peak score"),
         color=alt.value(ink.alarm),
     )
     bars = base.mark_bar(height=8, cornerRadius=3).encode(x2="end:T")
     # An episode of one reading has no width: its start is a dot, so that nothing is invisible.
     dots = base.mark_circle(size=60, opacity=1)
-    return alt.layer(bars, dots).properties(height=min(90 + 17 * len(motes), 300))
+    height = min(90 + 17 * len(motes), 300)
+    return Drawing(frame, alt.layer(bars, dots).properties(height=height).to_dict())

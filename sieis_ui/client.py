@@ -64,7 +64,7 @@ class Mote(_Model):
 
 
 class Aggregate(_Model):
-    """One period of one mote (0: the building); the statistics of the four quantities, null where nothing was plausible."""
+    """One period of one mote (0: the building); a statistic is null where nothing was plausible."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

@@ -9,7 +9,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Quantity:
-    """One quantity: API field, short name in aggregates, label (and one for a narrow column), unit, digits shown, closed plausible interval."""
+    """One quantity: its names (API, aggregates, label, table column), unit, digits, plausible interval."""
 
     field: str
     short: str
@@ -26,7 +26,7 @@ class Quantity:
         return "–" if value is None else f"{value:,.{self.digits}f} {self.unit}"
 
 
-# The intervals are those of sieis_platform/reading.py, which the dashboard may not import (it is a client of the API only);
+# The intervals are those of sieis_platform/reading.py, which the dashboard may not import (it is a client of the API);
 # tests/unit/sieis_ui/test_quantities.py holds the two together.
 QUANTITIES: Final[dict[str, Quantity]] = {
     quantity.field: quantity

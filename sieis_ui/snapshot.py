@@ -21,7 +21,7 @@ from sieis_ui.client import (
 
 T = TypeVar("T")
 
-#: Two motes that are dying send about 5,000 impossible readings a day; beyond this the panel says that it shows the newest.
+#: Two dying motes send about 5,000 impossible readings a day; beyond this the panel says that it shows the newest.
 ANOMALY_LIMIT: Final = 5_000
 
 

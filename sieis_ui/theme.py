@@ -14,7 +14,7 @@ SEQUENTIAL: Final = "viridis"
 
 @dataclass(frozen=True)
 class Ink:
-    """Colours that must differ between the two modes. Vermillion and blue are Okabe and Ito's (2008), adjusted for contrast."""
+    """Colours that differ between the modes; blue and vermillion after Okabe and Ito (2008), adjusted for contrast."""
 
     text: str
     muted: str
@@ -33,14 +33,15 @@ def ink() -> Ink:
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
-# Refreshing must not be felt: Streamlit dims what a running fragment has not yet redrawn, and shows a spinner in the corner.
+# Refreshing must not be felt: Streamlit dims what a running fragment has not yet redrawn, and shows a spinner.
+# Captions at Streamlit's 60% opacity are below the contrast of WCAG AA on our backgrounds.
 # The floor plan keeps the proportions of the room on a phone (the chart fills its container).
 _CSS: Final = """
 <style>
 [data-testid="stMainBlockContainer"] { max-width: 1500px; padding-bottom: 2.5rem; }
 [data-testid="stMain"] [data-stale="true"] { opacity: 1 !important; transition: none !important; }
 [data-testid="stStatusWidget"] { display: none; }
-.st-key-kpis [data-testid="stMetric"] { height: 100%; }
+[data-testid="stMain"] [data-testid="stCaptionContainer"] { opacity: 0.85; }
 [data-testid="stMain"] h3 { padding: 0.25rem 0 0.25rem; }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding-left: 0.9rem; padding-right: 0.9rem; }

@@ -4,6 +4,7 @@ Belongs here: layout and wording of this page. Not here: HTTP, computing, how ch
 """
 
 import datetime as dt
+from typing import Literal
 
 import polars as pl
 import streamlit as st
@@ -16,7 +17,7 @@ from sieis_ui.quantities import LOW_BATTERY_VOLTS, QUANTITIES, Quantity
 from sieis_ui.snapshot import Derived, Live, Part
 
 _TITLE = ":primary[SIEIS] Building overview"
-_BADGES = {
+_BADGES: dict[Freshness, tuple[str, str, Literal["green", "orange", "red"]]] = {
     Freshness.LIVE: ("Live", ":material/sensors:", "green"),
     Freshness.DELAYED: ("Delayed", ":material/schedule:", "orange"),
     Freshness.STOPPED: ("Stream stopped", ":material/sensors_off:", "red"),
@@ -136,21 +137,24 @@ def _floor(live: Live, motes: pl.DataFrame | None) -> Quantity:
                 states.panel_failed(live.latest.error, "floor")
             return quantity
         with st.container(key="floor", height=430, border=False):
-            st.altair_chart(
+            _draw(
                 charts.floor_plan(motes, quantity, theme.ink()),
-                width="stretch",
+                "plan",
                 height="stretch",
-                key="plan",
-                alt=f"Floor plan of the motes, coloured by {quantity.label.lower()}; the table below has the same values.",
+                alt=f"Floor plan of the motes, coloured by {quantity.label.lower()}; the table has the same values.",
             )
         _, real = charts.placed(motes)
         place = "" if real else " No floor plan is known: motes stand in order of their number."
         if live.motes.error is not None:
             place = " The positions are not available now: motes stand in order of their number."
-        st.caption(
-            f"▲ impossible value · ◌ silent for over {building.duration_text(building.STALE_SECONDS)}, or no value.{place}"
-        )
+        silence = building.duration_text(building.STALE_SECONDS)
+        st.caption(f"▲ impossible value · ◌ silent for over {silence}, or no value.{place}")
         return quantity
+
+
+def _draw(drawing: charts.Drawing, key: str, *, alt: str, height: Literal["content", "stretch"] = "content") -> None:
+    spec = {**drawing.spec, "datasets": {charts.ROWS: drawing.rows}}
+    st.vega_lite_chart(None, spec, width="stretch", height=height, key=key, alt=alt)
 
 
 def _day(hourly: Part[tuple[Aggregate, ...]], quantity: Quantity) -> None:
@@ -163,15 +167,14 @@ def _day(hourly: Part[tuple[Aggregate, ...]], quantity: Quantity) -> None:
         if frame.is_empty():
             states.panel_empty("No hourly aggregates yet. The platform makes them every hour while `sieis up` runs.")
             return
-        st.altair_chart(
+        _draw(
             charts.building_day(frame, quantity, theme.ink()),
-            width="stretch",
-            key="day",
+            "day",
             alt=f"Hourly mean, median, minimum and maximum of {quantity.label.lower()} of the building.",
         )
-        first, last = frame["period_start"][0], frame["period_start"][-1]
+        first, last = frame["period_start"][0], frame["period_start"][-1] + dt.timedelta(hours=1)
         st.caption(
-            f"Whole building, {first:%Y-%m-%d %H:%M} to {last + dt.timedelta(hours=1):%Y-%m-%d %H:%M} UTC. Line: mean, dashed: median, "
+            f"Whole building, {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC. Line: mean, dashed: median, "
             f"band: minimum to maximum of plausible values. {frame['record_count'].sum():,} readings, "
             f"{frame['out_of_range_count'].sum():,} impossible values left out."
         )
@@ -200,12 +203,7 @@ def _anomalies(derived: Derived) -> None:
             states.panel_empty("Nothing strange in the readings this model has scored.")
             return
         episodes = building.episodes(found.anomalies)
-        st.altair_chart(
-            charts.anomaly_timeline(episodes, theme.ink()),
-            width="stretch",
-            key="timeline",
-            alt="Episodes of anomalies by mote and time.",
-        )
+        _draw(charts.anomaly_timeline(episodes, theme.ink()), "timeline", alt="Episodes of anomalies by mote and time.")
         st.dataframe(
             episodes.select(
                 "mote_id",
@@ -233,7 +231,7 @@ def _anomalies(derived: Derived) -> None:
         )
         shown = f"the newest {len(found.anomalies):,}" if found.truncated else f"{len(found.anomalies):,}"
         st.caption(
-            f"{shown} anomalous readings in {episodes.height} episodes, newest first; the last seven days that were scored."
+            f"{shown} anomalous readings in {episodes.height} episodes, newest first; the last seven days scored."
         )
 
 
