@@ -1,0 +1,34 @@
+"""What tests of several packages share: the real readings, in dataset time."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sieis_platform.reading import READING_SCHEMA
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data."""
+    if not DATA.is_dir():
+        pytest.skip(f"the real data is not here ({DATA})")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def real_readings(real_data: Path) -> pl.DataFrame:
+    """The 280,828 readings of the real file (READING_SCHEMA), read without the project's own parser."""
+    columns = ("date", "time", "epoch", "mote_id", "temperature", "humidity", "light", "voltage")
+    raw = pl.read_csv(
+        real_data / "intel_lab" / "data.txt.gz",
+        separator=" ",
+        has_header=False,
+        new_columns=columns,
+        schema_overrides={"time": pl.String},
+    )
+    moment = pl.concat_str("date", "time", separator=" ").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ns")
+    readings = raw.select("mote_id", moment.cast(pl.Int64).alias("timestamp"), *columns[4:])
+    return readings.select(pl.col(name).cast(kind) for name, kind in READING_SCHEMA.items())
