@@ -16,11 +16,15 @@ import psutil
 
 from sieis_cli.names import Name
 from sieis_cli.supervisor import Part
+from sieis_platform.defs.operations.home import prepare_home
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
+from sieis_platform.telemetry import SWITCHES
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-"""The checkout: workspace.yaml, dagster_home/ and the dashboard's app.py lie here."""
+"""The checkout: workspace.yaml and the dashboard's app.py lie here."""
+
+_JSON_LOGS: Final = ("--log-format", "json")  # else Dagster colours its lines even in a file
 
 _LOOPBACK: Final = "127.0.0.1"
 _ANSWER_SECONDS: Final = 2.0
@@ -45,7 +49,10 @@ class Described:
 
 
 def describe(settings: Settings, names: Sequence[Name]) -> list[Described]:
-    """The parts of these names that `settings` call for: no broker beside Kafka, no MLflow beside an MLflow server."""
+    """The parts of these names that `settings` call for: no broker beside Kafka, no MLflow beside an MLflow server.
+
+    The folders in which Dagster and MLflow keep their state are made.
+    """
     wanted = [name for name in Name if name in names]
     if not settings.embedded_broker:
         wanted = [name for name in wanted if name is not Name.BROKER]
@@ -134,7 +141,7 @@ def _dashboard(settings: Settings, _wanted: Sequence[Name]) -> Described:
             name=Name.DASHBOARD,
             command=command,
             ready=_answers(f"{url}/_stcore/health"),
-            environment={"SIEIS_API_URL": settings.api_url},
+            environment={**SWITCHES, "SIEIS_API_URL": settings.api_url},
         ),
         does="the dashboard",
         url=url,
@@ -145,13 +152,21 @@ def _dashboard(settings: Settings, _wanted: Sequence[Name]) -> Described:
 
 def _dagster(settings: Settings, _wanted: Sequence[Name]) -> Described:
     url = f"http://{_LOOPBACK}:{settings.dagster_port}"
-    command = [*_python("dagster_webserver"), *_workspace(), "-h", _LOOPBACK, "-p", str(settings.dagster_port)]
+    command = [
+        *_python("dagster_webserver"),
+        *_workspace(),
+        *_JSON_LOGS,
+        "-h",
+        _LOOPBACK,
+        "-p",
+        str(settings.dagster_port),
+    ]
     return Described(
         part=Part(
             name=Name.DAGSTER,
             command=command,
             ready=_answers(f"{url}/server_info"),
-            environment=dagster_environment(settings),
+            environment=_dagster_environment(settings),
         ),
         does="lineage, runs, schedules",
         url=url,
@@ -165,10 +180,10 @@ def _daemon(settings: Settings, wanted: Sequence[Name]) -> Described:
     return Described(
         part=Part(
             name=Name.DAEMON,
-            command=[*_python("dagster._daemon"), "run", *_workspace()],
+            command=[*_python("dagster._daemon"), "run", *_workspace(), *_JSON_LOGS],
             # Only the web server tells of the daemon's heartbeats; without it, running must do.
             ready=_daemons_healthy(graphql) if Name.DAGSTER in wanted else _at_once,
-            environment=dagster_environment(settings),
+            environment=_dagster_environment(settings),
         ),
         does="runs schedules and automation",
     )
@@ -177,6 +192,7 @@ def _daemon(settings: Settings, wanted: Sequence[Name]) -> Described:
 def _mlflow(settings: Settings, _wanted: Sequence[Name]) -> Described:
     url = f"http://{_LOOPBACK}:{settings.mlflow_port}"
     folder = settings.data_dir / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)  # MLflow's SQLite does not make its folder
     command = [*_python("mlflow"), "server", "--host", _LOOPBACK, "--port", str(settings.mlflow_port), "--workers", "1"]
     command += ["--backend-store-uri", settings.mlflow_location, "--artifacts-destination", str(folder / "artifacts")]
     return Described(
@@ -185,7 +201,7 @@ def _mlflow(settings: Settings, _wanted: Sequence[Name]) -> Described:
             command=command,
             ready=_answers(f"{url}/health"),
             # Its job runners (for hosted evaluations) would be two more processes that nothing here uses.
-            environment={"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            environment={**SWITCHES, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         ),
         does="experiments and the model registry",
         url=url,
@@ -206,13 +222,8 @@ _PARTS: Final[Mapping[Name, Callable[[Settings, Sequence[Name]], Described]]] = 
 }
 
 
-def dagster_environment(settings: Settings) -> dict[str, str]:
-    """What Dagster's own programs need in their environment; their state lies in the data directory."""
-    return {
-        "DAGSTER_HOME": str(ROOT / "dagster_home"),
-        "SIEIS_DATA_DIR": str(settings.data_dir),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
+def _dagster_environment(settings: Settings) -> dict[str, str]:
+    return {**SWITCHES, "DAGSTER_HOME": str(prepare_home(settings)), "SIEIS_DATA_DIR": str(settings.data_dir)}
 
 
 def _workspace() -> list[str]:

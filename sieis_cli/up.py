@@ -77,7 +77,9 @@ def up(
     ] = False,
     only: Annotated[list[Name] | None, typer.Option(help="Run this part only; may be repeated.")] = None,
     without: Annotated[list[Name] | None, typer.Option(help="Leave this part out; may be repeated.")] = None,
-    load: Annotated[bool, typer.Option(help="First load history, so that there is something to see.")] = True,
+    load: Annotated[
+        bool, typer.Option(help="First load history and derive from it, so that there is something to see.")
+    ] = True,
 ) -> None:
     """Run every part together and print the addresses: broker, simulator, consumer, API, dashboard, Dagster, MLflow.
 
@@ -93,7 +95,7 @@ def up(
         _refuse_leftovers(settings)
         check_ports(parts)
         if load:
-            _load_history(settings)
+            _prepare(settings, names)
         if not detach:
             _run(settings, parts)
             return
@@ -128,7 +130,6 @@ def _run(settings: "Settings", parts: "Sequence[Described]") -> None:
     console = Console()
     supervisor = Supervisor([part.part for part in parts], settings.data_dir / "logs", secrets.token_hex(8))
     _stop_on_signals(supervisor)
-    (settings.data_dir / "mlflow").mkdir(exist_ok=True)  # MLflow's SQLite does not make its folder
     started_at = dt.datetime.now(dt.UTC)
     _write_state(settings, supervisor, parts, started_at, ready=False)
     try:
@@ -190,7 +191,9 @@ def _detach(settings: "Settings", names: Sequence[Name]) -> None:
     console.print("`make down` or `sieis down` stops everything.")
 
 
-def _load_history(settings: "Settings") -> None:
+def _prepare(settings: "Settings", names: Sequence[Name]) -> None:
+    """History, and on a first start what is derived from it, so that there is something to see."""
+    from sieis_platform.stores.open import open_marts
     from sieis_streaming.dataset import data_file
 
     console = Console()
@@ -198,6 +201,9 @@ def _load_history(settings: "Settings") -> None:
     _sieis(
         "load", str(data_file(settings)), failed="history could not be loaded; `sieis up --no-load` starts without it"
     )
+    if Name.DAGSTER in names and not open_marts(settings).exists("daily_aggregates"):
+        console.print("aggregates, model and anomalies of all of it, this once; later the schedules keep them up")
+        _sieis("materialize", "--all", failed="`sieis up --no-load` starts without it")
 
 
 def _sieis(*arguments: str, failed: str) -> None:
