@@ -26,7 +26,6 @@ LOCATIONS: Final = "mote_locs.txt"
 
 _ATTEMPTS: Final = 5
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)  # between two pieces, not for the whole file
-_PIECE_BYTES: Final = 256 << 10
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _INSTEAD: Final = "or make up a data set with `sieis data generate`"
 
@@ -106,8 +105,8 @@ def fetch(url: str, target: Path, *, sha256: str = "", progress: Progress | None
         raise DownloadError(f"{shown} leads to an address that is neither http nor https; {_INSTEAD}") from error
     except httpx.TransportError as error:
         raise DownloadUnreachableError(
-            f"{shown} did not answer as a whole after {_ATTEMPTS} attempts ({_reason(error)}); check the network or the proxy "
-            f"and run the same command again, it resumes; put the file at {target} by hand; {_INSTEAD}"
+            f"{shown} did not answer as a whole after {_ATTEMPTS} attempts ({_reason(error)}); check the network or "
+            f"the proxy and run the same command again, it resumes; put the file at {target} by hand; {_INSTEAD}"
         ) from error
     except _TransientAnswerError as error:
         raise DownloadUnreachableError(f"{shown}: {error}; try again later: it resumes; {_INSTEAD}") from error
@@ -141,7 +140,8 @@ def _receive(client: httpx.Client, url: str, part: Path, progress: Progress | No
         with part.open("ab" if resumed else "wb") as file:
             if not resumed:
                 _note(part).write_bytes(msgspec.json.encode(_Partial(_url_hash(url), _validator(answer))))
-            for piece in answer.iter_raw(_PIECE_BYTES):
+            # As they come: pieces of a fixed size would hold back, and lose, what came before a break.
+            for piece in answer.iter_raw():
                 file.write(piece)
                 have += len(piece)
                 if progress is not None:
@@ -196,7 +196,7 @@ def _verify(part: Path, target: Path, sha256: str, shown: str) -> None:
         with part.open("rb") as file:
             head = file.read(64).lstrip()
         packed = target.suffix == ".gz"
-        if packed and not head.startswith(GZIP_MAGIC) or not packed and head.startswith(b"<"):
+        if (packed and not head.startswith(GZIP_MAGIC)) or (not packed and head.startswith(b"<")):
             raise DownloadCorruptError(f"{shown} is not the file but perhaps a web page; open the address and see")
         if packed:
             with SourceStream(part) as stream:
