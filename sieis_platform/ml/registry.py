@@ -65,7 +65,7 @@ class Registry:
     def __init__(self, uri: str, artifacts: Path | None = None) -> None:
         """`artifacts`: folder of the artifacts where `uri` is a database; None leaves it to the tracking server."""
         self._uri = uri
-        self._artifacts = artifacts
+        self.artifacts = artifacts
 
     @classmethod
     def of(cls, settings: Settings) -> "Registry":
@@ -163,7 +163,7 @@ class Registry:
         found = client.get_experiment_by_name(_EXPERIMENT)
         if found is not None:
             return found.experiment_id
-        return client.create_experiment(_EXPERIMENT, self._artifacts.as_uri() if self._artifacts else None)
+        return client.create_experiment(_EXPERIMENT, self.artifacts.as_uri() if self.artifacts else None)
 
     @contextmanager
     def _client(self) -> "Iterator[MlflowClient]":

@@ -48,7 +48,7 @@ def _share(flags: pl.Series, where: pl.Series) -> float:
     return float(flags.filter(where).mean())  # pyright: ignore[reportArgumentType]
 
 
-# Measured 100%, 100% and 1.3%; the bounds leave room for other library versions, not for another model.
+# Measured 100%, 1.3% and, without the week in the training, 2.4%: the bounds leave room for library versions only.
 def test_the_plateau_of_dying_batteries_is_flagged(model: AnomalyModel, real_readings: pl.DataFrame) -> None:
     plateau = (real_readings["temperature"] - 122.153).abs() < 1e-3
     assert plateau.sum() == 43_927
@@ -63,7 +63,7 @@ def test_the_clean_week_is_not(model: AnomalyModel, real_readings: pl.DataFrame)
 def test_a_model_that_never_saw_the_clean_week_does_not_flag_it_either(real_readings: pl.DataFrame) -> None:
     unseen = train(real_readings.filter(~CLEAN_WEEK)).model
     week = real_readings.filter(CLEAN_WEEK)
-    assert float(_flagged(unseen, week).mean()) < 0.06  # pyright: ignore[reportArgumentType]
+    assert float(_flagged(unseen, week).mean()) < 0.04  # pyright: ignore[reportArgumentType]
 
 
 # Least share found over the six motes, measured: 1.00, 0.90, 0.30, 1.00, 1.00. A constant bias of 10 °C in one quantity
