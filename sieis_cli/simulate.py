@@ -62,7 +62,8 @@ def simulate(
 
     A first start begins at today 00:00 UTC, catches up with the clock and then goes live; later starts go on where the
     last one was. Delivery is at least once: after a kill the readings of the last second are sent again, identically.
-    With --until or --max-records it ends by itself. Control API: http://127.0.0.1:5000/status.
+    With --until or --max-records it ends by itself; a stretch of the past is sent as fast as the broker may take it.
+    Control API: http://127.0.0.1:5000/status.
     """
     from sieis_platform.state import State
     from sieis_streaming.control import ControlServer

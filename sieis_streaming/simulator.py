@@ -71,17 +71,20 @@ class Plan:
         start: dt.date | None = None,
         until_ns: int | None = None,
         max_records: int | None = None,
+        now_ns: int | None = None,
     ) -> "Plan":
-        """A plan with what is not given taken from the settings.
+        """A plan with what is not given taken from the settings; `now_ns` is the present, for tests.
 
         On the embedded broker, which forgets what nobody reads in time, the rate is bounded unless `rate` or `unpaced`.
+        A stretch that lies wholly in the past is replayed as fast as that allows: there is no clock to meet.
         """
         bounded = settings.embedded_broker and rate is None and not unpaced
+        past = until_ns is not None and until_ns <= (Clock().now_ns() if now_ns is None else now_ns)
         return cls(
             motes=motes or settings.simulator_motes,
             copies=motes is not None,
             speed=speed or settings.simulator_speed,
-            unpaced=unpaced,
+            unpaced=unpaced or (past and speed is None),
             keep_speed=keep_speed,
             rate=rate,
             start=start,

@@ -229,6 +229,14 @@ def test_the_limit_holds_on_the_embedded_broker_unless_it_is_waived(settings: Se
     assert Plan.of(kafka).max_rate is None
 
 
+def test_a_stretch_of_the_past_is_replayed_as_fast_as_the_broker_may_take_it(settings: Settings) -> None:
+    past = Plan.of(settings, until_ns=MIDNIGHT, now_ns=MIDNIGHT)
+    assert (past.unpaced, past.max_rate) == (True, settings.simulator_embedded_rate)
+    assert not Plan.of(settings, until_ns=MIDNIGHT + 1, now_ns=MIDNIGHT).unpaced
+    assert not Plan.of(settings, until_ns=MIDNIGHT, speed=100, now_ns=MIDNIGHT).unpaced
+    assert not Plan.of(settings).unpaced
+
+
 def test_motes_are_repeated_only_when_asked_for(settings: Settings) -> None:
     assert Plan.of(settings).fleet(6) == 6
     assert Plan.of(settings).fleet(54) == settings.simulator_motes
