@@ -93,6 +93,13 @@ def test_the_last_row_of_a_key_wins_within_a_frame_and_across_writes(
     assert hot.count_readings() == 2
 
 
+def test_the_last_row_of_a_key_wins_in_a_large_frame(hot: HotStore) -> None:
+    hot.write_readings(readings([(i % 7 + 1, T + i % 5, float(i)) for i in range(35_000)]))
+    found = hot.readings(T, T + 5)
+    assert found.height == 35
+    assert min(found["temperature"]) == 35_000 - 35
+
+
 def test_writing_twice_changes_nothing(hot: HotStore) -> None:
     rows = readings([(mote, T + i, float(i)) for mote in (3, 1, 2) for i in range(50)])
     hot.write_readings(rows)
@@ -145,7 +152,7 @@ def test_readings_take_the_half_open_interval_in_time_order(hot: HotStore) -> No
     assert hot.readings(T, T + 3, []).is_empty()
 
 
-@pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 100])
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 8, 100])
 def test_a_limit_keeps_the_first_rows_across_long_silences(hot: HotStore, limit: int) -> None:
     hour = 3_600 * 10**9
     times = [
