@@ -198,19 +198,17 @@ def _prepare(settings: "Settings", names: Sequence[Name]) -> None:
 
     console = Console()
     console.print("history first; what is loaded already is not loaded again")
-    _sieis(
-        "load", str(data_file(settings)), failed="history could not be loaded; `sieis up --no-load` starts without it"
-    )
+    if not _sieis("load", str(data_file(settings))):
+        raise StartError("history could not be loaded (see above); `sieis up --no-load` starts without it")
     if Name.DAGSTER in names and not open_marts(settings).exists("daily_aggregates"):
         console.print("aggregates, model and anomalies of all of it, this once; later the schedules keep them up")
-        _sieis("materialize", "--all", failed="`sieis up --no-load` starts without it")
+        if not _sieis("materialize", "--all"):
+            console.print("[yellow]not everything could be derived (see above); the schedules try again[/]")
 
 
-def _sieis(*arguments: str, failed: str) -> None:
-    """Run a command of ours to its end, in a process of its own: its memory is given back before the parts start."""
-    finished = subprocess.run([sys.executable, "-m", "sieis_cli", *arguments], check=False)  # noqa: S603 - our own
-    if finished.returncode:
-        raise StartError(f"`sieis {arguments[0]}` ended with exit code {finished.returncode} (see above): {failed}")
+def _sieis(*arguments: str) -> bool:
+    """Run a command of ours to its end; whether it succeeded. In a process of its own, which gives its memory back."""
+    return subprocess.run([sys.executable, "-m", "sieis_cli", *arguments], check=False).returncode == 0  # noqa: S603 - our own
 
 
 def _chosen(only: Sequence[Name] | None, without: Sequence[Name] | None) -> list[Name]:

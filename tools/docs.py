@@ -5,6 +5,7 @@ Belongs here: rendering. Not here: any text about a setting or a command, which 
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from rich.console import Console
 from typer.cli import get_docs_for_click
-from typer.core import MARKUP_MODE_KEY
+from typer.core import MARKUP_MODE_KEY, TyperGroup
 from typer.main import get_command
 
 from sieis_cli.main import app
@@ -93,9 +94,24 @@ def render_cli() -> str:
         name="sieis",
         title="Commands",
     )
-    body = _without_markup(text.removeprefix("# Commands\n\n"))
+    body = _without_markup(_with_whole_summaries(text.removeprefix("# Commands\n\n"), command))
     note = "Made by `make docs` from the commands themselves; `sieis COMMAND --help` shows the same.\n\n"
     return "# Commands\n\n" + note + body.rstrip() + "\n"
+
+
+def _with_whole_summaries(text: str, command: Any) -> str:
+    """The library cuts the one-line help in lists of commands: put the whole first paragraph there."""
+    for first in _first_paragraphs(command):
+        cut = " ".join(first.split()[:3])
+        text = re.sub(rf"(?m)^(\* `\w+`: ){re.escape(cut)}.*\.\.\.$", lambda found, first=first: found[1] + first, text)
+    return text
+
+
+def _first_paragraphs(command: Any) -> Iterator[str]:
+    for child in (command.get_command(None, name) for name in command.list_commands(None)):
+        yield " ".join((child.help or "").split("\n\n")[0].split())
+        if isinstance(child, TyperGroup):
+            yield from _first_paragraphs(child)
 
 
 def _without_markup(text: str) -> str:

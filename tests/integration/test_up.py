@@ -101,7 +101,7 @@ def _until(process, text):
 
 @pytest.mark.timeout(300)
 def test_every_part_serves_and_sigterm_leaves_nothing(installation):
-    up = installation.start()
+    up = installation.start("--no-load")  # the simulator fills the stores; history has its own test below
     printed = _until(up, "stops everything")
     port = installation.port
     for path in (
@@ -142,10 +142,14 @@ def test_a_part_that_dies_ends_the_run_and_says_why(installation):
     assert installation.processes() == []
 
 
-def test_detached_until_down(installation):
-    started = installation.run("up", "--detach", "--no-load", "--only", "broker", "--only", "api")
+def test_detached_with_history_until_down(installation):
+    started = installation.run("up", "--detach", "--only", "broker", "--only", "api")
     assert started.returncode == 0, started.stderr
-    assert f"http://127.0.0.1:{installation.port['API']}/docs" in started.stdout
+    api = f"http://127.0.0.1:{installation.port['API']}"
+    assert f"{api}/docs" in started.stdout
+    day = {"start": "2004-02-28T00:00:00Z", "end": "2004-02-29T00:00:00Z"}
+    history = httpx.get(f"{api}/api/v1/sensors/readings", params=day, timeout=20, trust_env=False).json()
+    assert history["data"]["count"] == 3 * 144
     again = installation.run("up", "--no-load", "--only", "broker")
     assert again.returncode == 1
     assert "sieis down" in again.stderr
