@@ -116,6 +116,12 @@ def mote_frame(readings: Sequence[Reading], motes: Sequence[Mote] = ()) -> pl.Da
     )
 
 
+def unheard(motes: pl.DataFrame, known: Sequence[Mote]) -> pl.DataFrame:
+    """Columns mote_id, x, y of the motes that have a place and have never reported."""
+    places = pl.DataFrame([mote.model_dump(include=set(_PLACE_SCHEMA)) for mote in known], schema=_PLACE_SCHEMA)
+    return places.drop_nulls().join(motes.select("mote_id"), on="mote_id", how="anti").sort("mote_id")
+
+
 def summary(motes: pl.DataFrame, known: Sequence[Mote] = ()) -> Summary:
     """How the building does. The fleet is every mote known to belong to it, whether it has ever reported or not."""
     fleet = {mote.mote_id for mote in known if mote.in_fleet}

@@ -66,12 +66,15 @@ def _value_texts() -> list[pl.Expr]:
     ]
 
 
-def floor_plan(motes: pl.DataFrame, quantity: Quantity, ink: Ink) -> Drawing:
+def floor_plan(motes: pl.DataFrame, unheard: pl.DataFrame, quantity: Quantity, ink: Ink) -> Drawing:
     """Every mote at its place: a disc coloured by `quantity`, a triangle where impossible, a ring where silent.
 
-    `motes` as of building.mote_frame; only drawn where there is at least one.
+    `motes` as of building.mote_frame, at least one; `unheard` as of building.unheard. Where all are silent the stream
+    has stopped, and their last values are drawn.
     """
-    marks, _ = placed(motes)
+    marks, real = placed(motes)
+    if marks["silent"].all():
+        marks = marks.with_columns(silent=pl.lit(False))
     value = pl.col(quantity.field)
     impossible = pl.col(f"impossible_{quantity.field}")
     kind = pl.when("silent").then(pl.lit("silent")).when(impossible).then(pl.lit("impossible"))
@@ -89,6 +92,14 @@ def floor_plan(motes: pl.DataFrame, quantity: Quantity, ink: Ink) -> Drawing:
         .otherwise(pl.lit(str(State.OK)))
         .alias("State"),
     )
+    if real:
+        never = pl.lit("never reported")
+        strangers = unheard.select(
+            "mote_id", "x", "y", kind=pl.lit("silent"), Mote=pl.col("mote_id").cast(pl.String), Age=never, State=never
+        )
+        frame = pl.concat([frame, strangers], how="diagonal").with_columns(
+            pl.col(q.label).fill_null("–") for q in QUANTITIES.values()
+        )
     low, high = _domain(frame["value"], quantity)
     frame = frame.with_columns(((pl.col("value") - low) / (high - low)).alias("shade"))
     tooltip = _texts("Mote", *(q.label for q in QUANTITIES.values()), "Age", "State")
@@ -181,9 +192,10 @@ def _domain(values: pl.Series, quantity: Quantity) -> tuple[float, float]:
         return quantity.low, quantity.high
     low, high = float(seen.min()), float(seen.max())  # pyright: ignore[reportArgumentType] - not empty, so both are floats
     span = max(high - low, 10 * 10.0**-quantity.digits)
+    low, high = (low + high - span) / 2, (low + high + span) / 2
     magnitude = 10.0 ** math.floor(math.log10(span / 4))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= span / 4)
-    return math.floor(low / step) * step, math.floor(low / step + 1 + (high - low) / step) * step
+    return round(math.floor(low / step) * step, 9), round(math.ceil(high / step) * step, 9)
 
 
 def building_day(aggregates: pl.DataFrame, quantity: Quantity, ink: Ink) -> Drawing:

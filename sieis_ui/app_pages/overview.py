@@ -138,7 +138,7 @@ def _floor(live: Live, motes: pl.DataFrame | None) -> Quantity:
             return quantity
         with st.container(key="floor", height=430, border=False):
             _draw(
-                charts.floor_plan(motes, quantity, theme.ink()),
+                charts.floor_plan(motes, building.unheard(motes, live.motes.value or ()), quantity, theme.ink()),
                 "plan",
                 height="stretch",
                 alt=f"Floor plan of the motes, coloured by {quantity.label.lower()}; the table has the same values.",
