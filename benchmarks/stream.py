@@ -1,6 +1,6 @@
 """Stream and load timings on the embedded setting: records/s into both stores, and produce-to-visible latency.
 
-Belongs here: the workloads and how they are measured. Not here: what is fast enough (the issue; `floor` only reports it).
+Belongs here: the workloads and how they are measured. Not here: what is fast enough (`floor` only reports it).
 """
 
 import datetime as dt
@@ -93,7 +93,7 @@ def _burst() -> dict:
         "name": "stream into both stores",
         "value": round(BURST_RECORDS / seconds),
         "unit": "records/s",
-        "workload": f"{BURST_RECORDS:,} records, {MOTES} motes, 1 day a flush, one process, waiting on the embedded broker",
+        "workload": f"{BURST_RECORDS:,} records on the embedded broker, {MOTES} motes, 1 day a flush, one process",
         "floor": 60_000,
     }
 
@@ -126,14 +126,14 @@ def _latency() -> list[dict]:
             counts = metrics.latency.counts("hot") - before
             stop.set()
             thread.join()
-    workload = f"{LATENCY_RATE:,} records/s for {LATENCY_SECONDS} s, open loop, record timestamp to readable in SQLite"
+    workload = f"{LATENCY_RATE:,} records/s for {LATENCY_SECONDS} s, open loop, until readable in SQLite"
     return [
         {
             "name": f"produce to visible, p{int(q * 100)}",
             "value": round(latency_quantile(counts, q) * 1e3, 1),
             "unit": "ms",
             "workload": workload,
-            "floor": 1_000 if q == 0.99 else None,  # noqa: PLR2004 - the quantile named in the line above
+            "floor": 1_000 if q == 0.99 else None,
         }
         for q in (0.5, 0.99)
     ]
@@ -152,7 +152,7 @@ def _load() -> dict:
         "value": round(summary.rows_loaded / summary.seconds),
         "unit": "rows/s",
         "workload": (
-            f"{summary.rows_loaded:,} rows, {MOTES} motes, {LOAD_DAYS} days; {settings.load_batch_rows:,} rows a commit; "
+            f"{summary.rows_loaded:,} rows, {MOTES} motes, {LOAD_DAYS} days, {settings.load_batch_rows:,} a commit, "
             f"profile pass included; {summary.rows_hot:,} rows into SQLite"
         ),
         "floor": 150_000,

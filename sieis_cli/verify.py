@@ -33,15 +33,10 @@ def verify(
     import dataclasses
     import json
 
-    from sieis_platform.analysis.ledger import audit, rows_by_source
+    from sieis_platform.analysis.ledger import audit_archive
     from sieis_platform.stores.open import open_archive
 
-    archive = open_archive(load_settings())
-    table = archive.table()
-    # One version for all three: a writer may be at work.
-    entries = archive.ledger(table)
-    positions = {entry.app: archive.position(entry.app, table) for entry in entries}
-    result = audit(entries, rows_by_source(archive.scan_all(table.version())), positions)
+    result = audit_archive(open_archive(load_settings()))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(result)))
     else:
@@ -51,9 +46,7 @@ def verify(
             "\n".join(["the archive and its ledger disagree:", *(f"  {finding}" for finding in result.findings)])
         )
     if not as_json:
-        Console().print(
-            f"[green]clean[/]: version {table.version()}, {sum(account.rows for account in result.accounts):,} rows"
-        )
+        Console().print(f"[green]clean[/]: {sum(account.rows for account in result.accounts):,} rows")
 
 
 def _show(accounts: list) -> None:

@@ -217,6 +217,7 @@ class SinkConsumer:
             [TopicPartition(topic, partition, starts.get(partition, OFFSET_STORED)) for partition in pending]
         )
         self._owned, self._pending, self._paused = pending, [], False
+        self._metrics.assigned.labels(self._sink.name).set(len(pending))
         log.info("partitions assigned", sink=self._sink.name, partitions=pending, offsets=starts or "of the group")
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -244,6 +245,7 @@ class SinkConsumer:
         self._sink.revoke(gone)
         self._owned = [partition for partition in self._owned if partition not in gone]
         self._pending = [partition for partition in self._pending if partition not in gone]
+        self._metrics.assigned.labels(self._sink.name).set(len(self._owned))
 
     def _commit(self, offsets: dict[int, int], *, quiet: bool = False) -> None:
         """Tell Kafka: a hint for the archive group, the position of the hot group (whose repeats are harmless)."""

@@ -63,8 +63,8 @@ class LatencyHistogram(Collector):
 def latency_quantile(counts: np.ndarray, quantile: float) -> float:
     """The latency in seconds below which `quantile` (0 to 1) of the counted ones lie.
 
-    `counts` are those of the buckets, not cumulated; linear inside a bucket, as Prometheus' histogram_quantile. NaN where
-    nothing was counted.
+    `counts` are those of the buckets, not cumulated; linear inside a bucket, as Prometheus' histogram_quantile. NaN
+    where nothing was counted.
     """
     cumulated = np.cumsum(counts)
     if not cumulated[-1]:
@@ -103,6 +103,9 @@ class ConsumerMetrics:
         self.flushes = Counter("sieis_flushes", "Writes to the store", sink, registry=self.registry)
         self.lag = Gauge(
             "sieis_lag_records", "Records behind the end of the partition", [*sink, "partition"], registry=self.registry
+        )
+        self.assigned = Gauge(
+            "sieis_assigned_partitions", "Partitions this process reads for the store", sink, registry=self.registry
         )
         self.last_event = Gauge(
             "sieis_last_event_timestamp_seconds", "Newest reading written, Unix seconds", sink, registry=self.registry

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from sieis_platform.stores.archive import LedgerEntry
+from sieis_platform.stores.archive import Archive, LedgerEntry
 
 
 @dataclass
@@ -46,6 +46,14 @@ def rows_by_source(archive: pl.LazyFrame) -> pl.DataFrame:
         )
         .collect(engine="streaming")
     )
+
+
+def audit_archive(archive: Archive) -> Audit:
+    """Audit the archive at its newest version; a writer may be at work meanwhile. Raises: as Archive.table."""
+    table = archive.table()
+    entries = archive.ledger(table)
+    positions = {entry.app: archive.position(entry.app, table) for entry in entries}
+    return audit(entries, rows_by_source(archive.scan_all(table.version())), positions)
 
 
 def account_key(app: str) -> tuple[str, int]:

@@ -1,0 +1,337 @@
+"""What `sieis demo` does, step by step, on the real parts; each step adds its figures to the report.
+
+Belongs here: the order of the steps and where each figure comes from. Not here: the command and how the report looks.
+"""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import polars as pl
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from sieis_cli.load import load_file
+from sieis_cli.names import Name
+from sieis_cli.parts import describe
+from sieis_cli.supervisor import Supervisor, last_lines
+from sieis_platform.analysis.ledger import Account, audit_archive
+from sieis_platform.errors import FatalError
+from sieis_platform.settings import Settings
+from sieis_platform.stores.open import open_archive, open_hot
+from sieis_platform.timeline import TimelineFile
+from sieis_streaming.metrics import latency_quantile
+
+STREAM_RECORDS: Final = 20_000
+"""Readings the demo streams at most: five seconds at the embedded broker's pace."""
+
+_FLUSH_SECONDS: Final = 2  # the demo waits for the archive; in earnest a flush comes every 30 s
+# Faster than the clock can matter: the pace is then that which the embedded broker is given.
+_SPEED: Final = "1000000"
+_STREAM_SECONDS: Final = 90.0  # longest wait for both stores to have taken what was produced
+_LOOK_SECONDS: Final = 0.1
+_ASSIGNED: Final = "sieis_assigned_partitions"
+_MARKER: Final = "demo.json"
+# What a platform keeps in its data directory, less the readings themselves and what is only a copy of them.
+_STATE: Final = (
+    *("archive", "marts", "dagster", "mlflow", "rejects", "logs", "timeline.json", "broker.json", "broker.past.json"),
+    *(f"{store}.sqlite{suffix}" for store in ("hot", "state") for suffix in ("", "-wal", "-shm")),
+    _MARKER,
+)
+
+
+class DemoDirectoryError(FatalError):
+    """The data directory holds a platform that no demo made."""
+
+
+class DemoError(FatalError):
+    """A step of the demo did not come out as it must."""
+
+
+@dataclass
+class DemoReport:
+    """The figures of one demo; counts are of rows or records, latencies of the hot store."""
+
+    data_file: str = ""
+    data_dir: str = ""
+    lines_read: int = 0
+    rows_loaded: int = 0
+    rejected: int = 0
+    load_rows_per_second: int = 0
+    rows_archive: int = 0
+    rows_hot: int = 0
+    stream_produced: int = 0
+    stream_archived: int = 0
+    stream_hot: int = 0
+    stream_records_per_second: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    lost: int = 0
+    e2e_latency_p50_ms: float = 0.0
+    e2e_latency_p99_ms: float = 0.0
+    partitions_materialized: int = 0
+    checks_passed: int = 0
+    checks_warned: int = 0
+    checks_failed: int = 0
+    warnings: list[str] = field(default_factory=list)
+    anomalies: int = 0
+    motes_live: int = 0
+    model: str = ""
+    seconds: float = 0.0
+    step_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Demo:
+    """One run of the demo on an empty data directory, or one that an earlier demo made (which starts over)."""
+
+    def __init__(self, settings: Settings, data: Path) -> None:
+        # The stream replays the whole of yesterday, so that there is as much of it at one past midnight as at noon.
+        anchor = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+        self._settings = settings.model_copy(
+            update={
+                "anchor_date": anchor,
+                "kafka_bootstrap": "",
+                "api_port": free_port(),
+                "metrics_port": free_port(),
+                "simulator_port": free_port(),
+                "archive_flush_seconds": float(_FLUSH_SECONDS),
+            }
+        )
+        self._data = data
+        self.report = DemoReport(data_file=str(data), data_dir=str(settings.data_dir))
+
+    @contextlib.contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Note how long a step took."""
+        began = time.monotonic()
+        yield
+        self.report.step_seconds[step] = round(time.monotonic() - began, 2)
+        self.report.seconds = round(sum(self.report.step_seconds.values()), 2)
+
+    def prepare(self) -> None:
+        """Start over where an earlier demo was. Raises: DemoDirectoryError where something else was."""
+        folder = self._settings.data_dir
+        marker = folder / _MARKER
+        if not marker.exists() and any((folder / name).exists() for name in ("archive", "timeline.json")):
+            raise DemoDirectoryError(
+                f"{folder} holds a platform that no demo made, and a demo starts over; "
+                "give it a folder of its own: SIEIS_DATA_DIR=var-demo make demo"
+            )
+        if (folder / "up.json").exists():
+            raise DemoDirectoryError(f"`sieis up` runs on {folder}; stop it first (`sieis down`)")
+        for name in _STATE:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps({"made_by": "sieis demo"}))
+
+    def load(self) -> None:
+        """History into both stores."""
+        summary = load_file(self._settings, self._data)
+        self.report.lines_read = summary.lines_read
+        self.report.rows_loaded = summary.rows_loaded
+        self.report.rejected = sum(summary.rejected.values())
+        self.report.load_rows_per_second = round(summary.rows_loaded / summary.seconds)
+
+    def stream(self) -> None:
+        """A day of readings through the embedded broker into both stores."""
+        with self._running(Name.BROKER, Name.CONSUMER):
+            # Joining a group takes seconds; counted as latency they would say nothing of the readings' way.
+            self._until("a member of both consumer groups", lambda now, sink: now.value(_ASSIGNED, sink=sink) > 0)
+            produced = self._simulate()
+            figures = self._until(f"{produced:,} records in both stores", lambda now, sink: now.taken(sink) >= produced)
+        report = self.report
+        report.stream_produced = produced
+        report.stream_hot = int(figures.value("sieis_records_written_total", sink="hot"))
+        counts = figures.buckets("sieis_end_to_end_latency_seconds", sink="hot")
+        report.e2e_latency_p50_ms = round(latency_quantile(counts, 0.5) * 1e3, 1)
+        report.e2e_latency_p99_ms = round(latency_quantile(counts, 0.99) * 1e3, 1)
+
+    def verify(self) -> None:
+        """Every position accounted for; the counts of rows come from the stores themselves."""
+        archive = open_archive(self._settings)
+        result = audit_archive(archive)
+        if result.findings:
+            raise DemoError("\n".join(["the archive and its ledger disagree:", *result.findings]))
+        streamed = [account for account in result.accounts if account.source.startswith("stream:")]
+        report = self.report
+        report.stream_archived = _total(streamed, "stored")
+        report.duplicates = _total(result.accounts, "duplicates")
+        report.dead_letters = _total(streamed, "dead")
+        report.lost = _total(streamed, "lost")
+        report.rows_archive = archive.scan_all().select(pl.len()).collect().item()
+        hot = open_hot(self._settings)
+        try:
+            report.rows_hot = hot.count_readings()
+        finally:
+            hot.close()
+
+    def derive(self) -> None:
+        """Aggregates, checks, model and scores, by the real jobs on the real Dagster instance."""
+        from sieis_platform.defs.operations.materialize import materialize
+
+        summary = materialize(self._settings, None, None)
+        report = self.report
+        report.partitions_materialized = summary.partitions_materialized
+        report.checks_passed = summary.checks_passed
+        report.checks_warned = summary.checks_warned
+        report.checks_failed = summary.checks_failed
+        report.warnings = summary.warnings
+        if summary.failures:
+            raise DemoError("\n".join(["Dagster's runs did not succeed:", *summary.failures]))
+
+    def query(self) -> None:
+        """Ask the API what a person would look at first."""
+        with (
+            self._running(Name.API),
+            httpx.Client(base_url=self._settings.api_url, trust_env=False, timeout=30) as client,
+        ):
+            if self._settings.api_key is not None:
+                client.headers["X-API-Key"] = self._settings.api_key.get_secret_value()
+            health = _data(client.get("/api/v1/health"))
+            if health["status"] != "ok":
+                raise DemoError(f"the API is not well: {health}")
+            self.report.motes_live = _data(client.get("/api/v1/sensors/latest"))["count"]
+            mote = _data(client.get("/api/v1/sensors/latest"))["readings"][0]["mote_id"]
+            _data(client.get(f"/api/v1/sensors/{mote}/latest"))
+            _data(client.get("/api/v1/sensors/readings", params={"mote_id": mote, "limit": 10}))
+            anomalies = _data(
+                client.get("/api/v1/analytics/anomalies", params={"start": self._first_day(), "limit": 10_000})
+            )
+            self.report.anomalies = anomalies["count"]
+            model = anomalies["model"]
+            self.report.model = f"{model['name']} version {model['version']}" if model else ""
+
+    # -- means ---------------------------------------------------------------------------------------------------
+    def _first_day(self) -> str:
+        timeline = TimelineFile.of(self._settings).read()
+        assert timeline is not None  # noqa: S101 - the load fixed it
+        return f"{timeline.history_days[0]}T00:00:00Z"
+
+    @contextlib.contextmanager
+    def _running(self, *names: Name) -> Iterator[None]:
+        described = describe(self._settings, names)
+        parts = [
+            dataclasses.replace(one.part, environment={**one.part.environment, **self._environment()})
+            for one in described
+        ]
+        supervisor = Supervisor(parts, self._settings.data_dir / "logs", secrets.token_hex(8))
+        try:
+            supervisor.start()
+            yield
+        finally:
+            supervisor.stop()
+
+    def _environment(self) -> dict[str, str]:
+        settings = self._settings
+        return {
+            "SIEIS_DATA_DIR": str(settings.data_dir),
+            "SIEIS_KAFKA_BOOTSTRAP": "",
+            "SIEIS_API_PORT": str(settings.api_port),
+            "SIEIS_METRICS_PORT": str(settings.metrics_port),
+            "SIEIS_SIMULATOR_PORT": str(settings.simulator_port),
+            "SIEIS_ARCHIVE_FLUSH_SECONDS": str(_FLUSH_SECONDS),
+            "SIEIS_LOG_LEVEL": "warning",
+        }
+
+    def _simulate(self) -> int:
+        anchor = self._settings.anchor_date
+        assert anchor is not None  # noqa: S101 - set above
+        command = [
+            sys.executable,
+            "-m",
+            "sieis_cli",
+            "simulate",
+            "--json",
+            "--data",
+            str(self._data),
+            "--speed",
+            _SPEED,
+        ]
+        command += [
+            "--from",
+            str(anchor),
+            "--until",
+            str(anchor + dt.timedelta(days=1)),
+            "--max-records",
+            str(STREAM_RECORDS),
+        ]
+        done = subprocess.run(  # noqa: S603 - our own command
+            command, env={**os.environ, **self._environment()}, stdout=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode:
+            raise DemoError(f"the simulator ended with exit code {done.returncode}, see above")
+        summary = json.loads(done.stdout)
+        self.report.stream_records_per_second = round(summary["records_per_second"])
+        return int(summary["records"])
+
+    def _until(self, what: str, holds: Callable[["_Figures", str], bool]) -> "_Figures":
+        """The consumer's figures once `holds` for both stores."""
+        deadline = time.monotonic() + _STREAM_SECONDS
+        while True:
+            figures = self._figures()
+            if all(holds(figures, sink) for sink in ("hot", "archive")):
+                return figures
+            if time.monotonic() > deadline:
+                log = self._settings.data_dir / "logs" / f"{Name.CONSUMER}.log"
+                taken = ", ".join(f"{sink} {figures.taken(sink):,.0f}" for sink in ("hot", "archive"))
+                raise DemoError(f"not within {_STREAM_SECONDS:g} s: {what} ({taken}); its log ends:\n{last_lines(log)}")
+            time.sleep(_LOOK_SECONDS)
+
+    def _figures(self) -> "_Figures":
+        text = httpx.get(f"http://127.0.0.1:{self._settings.metrics_port}/metrics", trust_env=False).text
+        return _Figures(list(text_string_to_metric_families(text)))
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """The consumer's metrics at one moment."""
+
+    families: list[Metric]
+
+    def value(self, name: str, **labels: str) -> float:
+        samples = (sample for family in self.families for sample in family.samples)
+        return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
+
+    def taken(self, sink: str) -> float:
+        names = ("sieis_records_written_total", "sieis_duplicates_total", "sieis_dead_letters_total")
+        return sum(self.value(name, sink=sink) for name in names)
+
+    def buckets(self, name: str, **labels: str) -> np.ndarray:
+        samples = (sample for family in self.families for sample in family.samples)
+        cumulated = [
+            one.value for one in samples if one.name == f"{name}_bucket" and labels.items() <= one.labels.items()
+        ]
+        return np.diff(np.array(cumulated), prepend=0)
+
+
+def free_port() -> int:
+    """A port nothing listens on; the demo must not collide with an installation that is up."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _total(accounts: list[Account], fate: str) -> int:
+    return sum(getattr(account, fate) for account in accounts)
+
+
+def _data(answer: httpx.Response) -> Mapping[str, Any]:
+    body = answer.json()
+    if answer.status_code != httpx.codes.OK:
+        raise DemoError(f"GET {answer.url.path} answered {answer.status_code}: {body}")
+    return body["data"]
