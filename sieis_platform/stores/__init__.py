@@ -1,1 +1,1 @@
-"""The stores: hot (last days), archive (every reading, Delta), marts (derived tables). Only these know a query language."""
+"""The stores: hot (last days), archive (every reading), marts (derived tables). Only these know a query language."""

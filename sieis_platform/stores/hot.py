@@ -52,7 +52,7 @@ class HotStore(Protocol):
     """The last days, for live screens. Writes are idempotent: same mote and timestamp overwrite, the last row wins."""
 
     def write_readings(self, readings: pl.DataFrame) -> WriteOutcome:
-        """Write rows with the columns of READING_SCHEMA (others are ignored) in any order; for one key the last row wins.
+        """Write rows with the columns of READING_SCHEMA (others are ignored), in any order; of one key the last wins.
 
         Raises: HotStoreUnavailableError (retry the same call), HotStoreError.
         """
@@ -65,7 +65,7 @@ class HotStore(Protocol):
     def readings(
         self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None, limit: int | None = None
     ) -> pl.DataFrame:
-        """Readings (READING_SCHEMA) with start_ns <= timestamp < end_ns, ascending (timestamp, mote_id), at most `limit`."""
+        """At most `limit` readings (READING_SCHEMA) in start_ns <= timestamp < end_ns, by (timestamp, mote_id)."""
         ...
 
     def count_readings(self, start_ns: int | None = None, end_ns: int | None = None) -> int:
