@@ -16,8 +16,8 @@ from sieis_platform.defs.stream import assets as stream
 from sieis_platform.settings import Settings
 
 
-def build_definitions(settings: Settings) -> dg.Definitions:
-    """The definitions of the installation that `settings` describes.
+def build_definitions(settings: Settings, platform: PlatformResource | None = None) -> dg.Definitions:
+    """The definitions of the installation that `settings` describes; `platform` replaces the resource made of them.
 
     Steps run in one process: each takes seconds, and starting a process for it would take as long again.
     """
@@ -29,5 +29,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         rollups.definitions(days),
         ml.definitions(days),
         jobs.definitions(),
-        dg.Definitions(resources={"platform": PlatformResource.of(settings)}, executor=dg.in_process_executor),
+        dg.Definitions(
+            resources={"platform": platform or PlatformResource.of(settings)}, executor=dg.in_process_executor
+        ),
     )

@@ -69,7 +69,7 @@ class Training:
 
 
 def train(readings: pl.DataFrame, *, seed: int = 0) -> Training:
-    """Train on `readings` (READING_SCHEMA, whole days): the same readings and seed give the same model.
+    """Train on `readings` (READING_SCHEMA, whole days): the same readings, in any order, and seed give the same model.
 
     The baseline is taken over all healthy readings; the forest is fitted on at most TRAINING_ROWS of them.
 
@@ -77,6 +77,7 @@ def train(readings: pl.DataFrame, *, seed: int = 0) -> Training:
     """
     from sklearn.ensemble import IsolationForest  # noqa: PLC0415  (a second to import; the CLI imports this module)
 
+    readings = readings.sort("mote_id", "timestamp")  # the sample below is taken by row number
     is_healthy = readings.select(healthy().alias("healthy")).to_series()
     sound = readings.filter(is_healthy)
     if sound.height < MINIMUM_ROWS:

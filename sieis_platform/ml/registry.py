@@ -29,6 +29,7 @@ CHAMPION: Final = "champion"
 _EXPERIMENT: Final = "sieis-anomaly"
 _ARTIFACT: Final = "model"
 _BASELINE: Final = "baseline.json"
+_SQLITE: Final = "sqlite:///"
 
 #: What skops may build when a model is loaded, beyond the types it knows as safe: the compiled tree of scikit-learn.
 #: The list lies here because the one in the model's own file is written by whoever wrote the model.
@@ -62,17 +63,16 @@ class Registered:
 class Registry:
     """The model registry at an MLflow tracking address (`sqlite:///…`, `http://…`). Nothing is opened before a call."""
 
-    def __init__(self, uri: str, artifacts: Path | None = None) -> None:
-        """`artifacts`: folder of the artifacts where `uri` is a database; None leaves it to the tracking server."""
+    def __init__(self, uri: str) -> None:
         self._uri = uri
-        self.artifacts = artifacts
+        # Beside the database; MLflow would put them into the current folder. A tracking server has its own place.
+        self._database = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+        self.artifacts = self._database.parent / "artifacts" if self._database else None
 
     @classmethod
     def of(cls, settings: Settings) -> "Registry":
         """The registry of this installation."""
-        return cls(
-            settings.mlflow_location, None if settings.mlflow_uri else settings.data_dir / "mlflow" / "artifacts"
-        )
+        return cls(settings.mlflow_location)
 
     def register(self, training: Training) -> Registered:
         """Log a run with parameters, metrics and the model, register it as a new version and make it the champion.
@@ -178,8 +178,11 @@ class Registry:
         switches.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
         switches.MLFLOW_UV_AUTO_DETECT.set(False)
         switches.MLFLOW_LOG_UV_FILES.set(False)
-        if self._uri.startswith("sqlite:///"):
-            Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if self._database:
+            try:
+                self._database.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RegistryUnavailableError(f"no folder for MLflow at {self._database.parent}: {error}") from error
         # The fluent calls that log a model know only this process-wide address.
         mlflow.set_tracking_uri(self._uri)
         mlflow.set_registry_uri(self._uri)
