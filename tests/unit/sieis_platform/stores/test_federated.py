@@ -158,6 +158,7 @@ def test_page_by_page_gives_every_row_once_in_order(tmp_path_factory: pytest.Tem
         if frame.is_empty():
             break
         pages += frame.select("mote_id", "timestamp").rows()
+        assert len(pages) <= len(expected), "a page came twice"
         after = Cursor(frame["timestamp"][-1], frame["mote_id"][-1])
     assert pages == expected
     hot.close()
