@@ -95,7 +95,7 @@ def floor_plan(motes: pl.DataFrame, unheard: pl.DataFrame, quantity: Quantity, i
     if real:
         never = pl.lit("never reported")
         strangers = unheard.select(
-            "mote_id", "x", "y", kind=pl.lit("silent"), Mote=pl.col("mote_id").cast(pl.String), Age=never, State=never
+            "mote_id", "x", "y", kind=pl.lit("never"), Mote=pl.col("mote_id").cast(pl.String), Age=never, State=never
         )
         frame = pl.concat([frame, strangers], how="diagonal").with_columns(
             pl.col(q.label).fill_null("–") for q in QUANTITIES.values()
@@ -138,13 +138,13 @@ def floor_plan(motes: pl.DataFrame, unheard: pl.DataFrame, quantity: Quantity, i
             )
         )
     )
-    rings = base.transform_filter("datum.kind == 'silent' || datum.kind == 'none'").mark_point(
+    rings = base.transform_filter("datum.kind != 'value' && datum.kind != 'impossible'").mark_point(
         size=size,
         shape="circle",
         filled=False,
         stroke=ink.muted,
-        strokeDash=[3, 3],
-        strokeWidth=1.5,
+        strokeDash=alt.ExprRef("datum.kind == 'never' ? [1, 4] : [4, 3]"),
+        strokeWidth=alt.ExprRef("datum.kind == 'never' ? 1 : 1.8"),
         fill=ink.surface,
         opacity=1,
     )
@@ -236,7 +236,7 @@ def building_day(aggregates: pl.DataFrame, quantity: Quantity, ink: Ink) -> Draw
         ),
     )
     title = f"{quantity.label}, {quantity.unit}"
-    axis = alt.Axis(title=title, tickCount=5, labelFontSize=12)
+    axis = alt.Axis(title=title, tickCount=5, labelFontSize=12, format=f",.{quantity.digits}~f")
     y = alt.Y("avg:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
     base = alt.Chart(alt.NamedData(ROWS)).encode(x=x)
     band = base.mark_area(opacity=0.16, color=ink.accent, interpolate="monotone").encode(

@@ -42,7 +42,7 @@ _CSS: Final = """
 [data-testid="stMain"] [data-stale="true"] { opacity: 1 !important; transition: none !important; }
 [data-testid="stStatusWidget"] { display: none; }
 [data-testid="stMain"] [data-testid="stCaptionContainer"] { opacity: 0.85; }
-[data-testid="stMain"] h3 { padding: 0.25rem 0 0.25rem; }
+[data-testid="stMain"] h3 { padding: 0.25rem 0 0.5rem; }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding-left: 0.9rem; padding-right: 0.9rem; }
   .st-key-floor { height: 330px !important; }

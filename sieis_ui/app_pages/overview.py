@@ -148,7 +148,7 @@ def _floor(live: Live, motes: pl.DataFrame | None) -> Quantity:
         if live.motes.error is not None:
             place = " The positions are not available now: motes stand in order of their number."
         silence = building.duration_text(building.STALE_SECONDS)
-        st.caption(f"▲ impossible value · ◌ silent for over {silence}, or no value.{place}")
+        st.caption(f"▲ impossible value · ◌ silent for over {silence}, or no value (dotted: never reported).{place}")
         return quantity
 
 
@@ -159,7 +159,7 @@ def _draw(drawing: charts.Drawing, key: str, *, alt: str, height: Literal["conte
 
 def _day(hourly: Part[tuple[Aggregate, ...]], quantity: Quantity) -> None:
     with st.container(border=True, height="stretch"):
-        st.subheader(f"{quantity.label}, last 24 hours", anchor=False)
+        st.subheader(f"{quantity.label} over 24 hours", anchor=False)
         if hourly.error is not None:
             states.panel_failed(hourly.error, "day")
             return
@@ -229,9 +229,10 @@ def _anomalies(derived: Derived) -> None:
             },
             alt="Episodes of anomalies, newest first.",
         )
-        shown = f"the newest {len(found.anomalies):,}" if found.truncated else f"{len(found.anomalies):,}"
+        more = " (the newest of more)" if found.truncated else ""
         st.caption(
-            f"{shown} anomalous readings in {episodes.height} episodes, newest first; the last seven days scored."
+            f"Anomalous readings: {len(found.anomalies):,}{more}. Episodes: {episodes.height:,}, newest first. "
+            "The last seven days scored."
         )
 
 
@@ -278,7 +279,7 @@ def _table(live: Live, motes: pl.DataFrame | None) -> None:
         )
         flagged = motes.filter(pl.col("flags").list.len() > 0).height
         st.caption(
-            f"{motes.height} motes have reported, {flagged} of them flagged. Click a column to sort; times are UTC."
+            f"Motes that have reported: {motes.height}, flagged: {flagged}. Click a column to sort; times are UTC."
         )
 
 

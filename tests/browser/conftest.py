@@ -143,7 +143,7 @@ def plan(directory: Path) -> Path:
 
 
 def fill(directory: Path) -> None:
-    """A building of six motes: one with impossible values and a low battery, one silent; a day of aggregates; anomalies."""
+    """A building of six motes, one of them dying, one silent; with a day of aggregates and an anomaly."""
     settings = Settings(data_dir=plan(directory))
     now = dt.datetime.now(dt.UTC)
     now_ns = int(now.timestamp() * 1e9)

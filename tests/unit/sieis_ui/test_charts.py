@@ -41,10 +41,10 @@ def test_a_stopped_stream_shows_the_last_values():
     assert kinds(plan_of(motes([21.0, 122.153], age=900), TEMPERATURE, theme.LIGHT)) == {1: "value", 2: "impossible"}
 
 
-def test_motes_of_the_plan_that_never_reported_are_drawn_as_silent():
+def test_motes_of_the_plan_that_never_reported_are_drawn_as_such():
     known = [Mote(mote_id=1, x=3.0, y=1.0), Mote(mote_id=9, x=9.0, y=9.0), Mote(mote_id=10)]
     plan = plan_of(motes([21.0]), TEMPERATURE, theme.LIGHT, known)
-    assert kinds(plan) == {1: "value", 9: "silent"}
+    assert kinds(plan) == {1: "value", 9: "never"}
     assert plan.rows.filter(mote_id=9)["State"].to_list() == ["never reported"]
 
 
