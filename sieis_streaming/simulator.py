@@ -17,7 +17,7 @@ import structlog
 
 from sieis_platform.reading import EXPECTED_INTERVAL_SECONDS
 from sieis_platform.settings import Settings
-from sieis_platform.state import SimulatorPosition, State
+from sieis_platform.state import SimulatorPosition, State, StateUnavailableError
 from sieis_platform.timeline import Timeline
 from sieis_streaming.broker import BrokerUnavailableError
 from sieis_streaming.emitter import Emitter
@@ -241,7 +241,7 @@ class Simulator:
     def run(self) -> Summary:
         """Emit until the plan is done, nothing is left, or `stop`.
 
-        Raises: BrokerUnavailableError, DeliveryError, StateUnavailableError.
+        Raises: BrokerUnavailableError, DeliveryError; StateUnavailableError where the last position cannot be saved.
         """
         started = self._clock.monotonic()
         patience = _PATIENCE_SECONDS if self._plan.bounded else None
@@ -346,7 +346,11 @@ class Simulator:
         if now >= self._next_save and self._emitter is not None:
             self._next_save = now + _SAVE_SECONDS
             self._window.append((now, self._emitter.delivered))
-            self._save()
+            try:
+                self._save()
+            except StateUnavailableError as error:
+                # Tried again in a second; a kill until then has more sent again. The save at the end must work.
+                log.warning("position not saved", error=str(error))
 
     def _finish(self, emitter: Emitter) -> None:
         if self._stop.is_set():

@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from sieis_platform.reading import FIELDS, READING_SCHEMA, Message
 from sieis_platform.settings import Settings
-from sieis_platform.state import SimulatorPosition, State
+from sieis_platform.state import SimulatorPosition, State, StateUnavailableError
 from sieis_platform.timeline import DAY_NS, Timeline
 from sieis_streaming.broker import EMBEDDED_PARTITIONS, EmbeddedBroker, client_config, locate
 from sieis_streaming.pace import Clock
@@ -218,6 +218,30 @@ def test_a_limit_bounds_the_rate_of_catching_up(settings: Settings, state: State
     clock.at_wait.append(lambda: seen.append(simulator.status().emitted))
     assert simulator.run().records == 180
     assert seen[:4] == [0, 10, 20, 30]
+
+
+class BusyState(State):
+    """Cannot be written at first: another process holds it."""
+
+    refusals = 3
+
+    def save_simulator_position(self, topic: str, position: SimulatorPosition) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise StateUnavailableError("database is locked")
+        super().save_simulator_position(topic, position)
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_position_that_cannot_be_saved_now_is_saved_later(settings: Settings) -> None:
+    clock = ScriptedClock(at("12:00:00"))
+    plan = Plan(motes=42, speed=10, until_ns=at("01:00:00"))
+    with BusyState.open(settings) as state:
+        Simulator(settings, plan, TwoDays(), TIMELINE, state, clock=clock).run()
+        assert state.refusals == 0
+        kept = state.simulator_position(settings.kafka_topic)
+    assert received(settings, 180) == expected(MIDNIGHT, at("01:00:00"))
+    assert kept == SimulatorPosition(*expected(MIDNIGHT, at("01:00:00"))[-1], emitted=180)
 
 
 def test_the_limit_holds_on_the_embedded_broker_unless_it_is_waived(settings: Settings, tmp_path: Path) -> None:
