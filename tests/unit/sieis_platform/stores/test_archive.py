@@ -273,6 +273,12 @@ def test_conflicting_readings_are_all_kept_and_the_last_one_wins(archive: Archiv
     assert found["source_offset"].to_list() == [4, 1]
 
 
+def test_what_was_written_later_wins_whatever_position_it_came_from(archive: Archive) -> None:
+    append(archive, rows([(1, MIDNIGHT)], start=7, temperature=1.0, partition=5))
+    append(archive, rows([(1, MIDNIGHT)], temperature=2.0), app="history/file")
+    assert archive.scan().collect()["temperature"].to_list() == [2.0]
+
+
 def test_compaction_changes_nobodys_victory(archive: Archive) -> None:
     for i, value in enumerate([5.0, 4.0, 3.0]):
         append(archive, rows([(1, MIDNIGHT)], start=i, temperature=value), expected=i or None)
