@@ -155,15 +155,8 @@ def test_readings_take_the_half_open_interval_in_time_order(hot: HotStore) -> No
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 8, 100])
 def test_a_limit_keeps_the_first_rows_across_long_silences(hot: HotStore, limit: int) -> None:
     hour = 3_600 * 10**9
-    times = [
-        T - 20 * DAY_NS,
-        T - 20 * DAY_NS + 1,
-        T - 3 * DAY_NS,
-        T - 3 * DAY_NS + hour,
-        T - hour,
-        T,
-        T + 1,
-    ]
+    first, later = T - 20 * DAY_NS, T - 3 * DAY_NS
+    times = [first, first + hour, first + 3 * hour, later, later + hour, T - hour, T, T + 1]
     rows = readings([(i % 2 + 1, ns, float(i)) for i, ns in enumerate(times)])
     hot.write_readings(rows)
     assert_frame_equal(hot.readings(0, NOW_NS, limit=limit), rows.head(limit))
