@@ -48,7 +48,8 @@ _ASSIGNED: Final = "sieis_assigned_partitions"
 _MARKER: Final = "demo.json"
 # What a platform keeps in its data directory, less the readings themselves and what is only a copy of them.
 _STATE: Final = (
-    *("archive", "marts", "dagster", "mlflow", "rejects", "logs", "timeline.json", "broker.json", "broker.past.json"),
+    *("archive", "marts", "dagster", "mlflow", "rejects", "logs"),
+    *("timeline.json", "loaded.json", "broker.json", "broker.past.json"),
     *(f"{store}.sqlite{suffix}" for store in ("hot", "state") for suffix in ("", "-wal", "-shm")),
     _MARKER,
 )

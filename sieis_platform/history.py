@@ -17,6 +17,7 @@ from sieis_platform import crash
 from sieis_platform.analysis.duplicates import DuplicateWindow
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
+from sieis_platform.sources.chosen import remember
 from sieis_platform.sources.grammar import Batch, RejectReason
 from sieis_platform.sources.intel_lab import read_batches
 from sieis_platform.sources.profiles import Profile, profile
@@ -108,6 +109,7 @@ class HistoricalLoad:
                     on_progress(Progress(done.prepared.batch.end_offset, facts.end_offset, summary.rows_loaded))
                 if rejected:
                     summary.rejects_file = str(kept.path)
+        remember(self._settings, path, facts.fingerprint)
         summary.rejected, summary.skipped = dict(rejected), dict(skipped)
         summary.seconds = time.monotonic() - started
         return summary

@@ -10,7 +10,9 @@ import structlog
 
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
+from sieis_platform.sources.chosen import recall
 from sieis_platform.sources.days import DatasetDays
+from sieis_platform.sources.download import readings_path
 from sieis_platform.sources.generator import generate
 from sieis_platform.timeline import Timeline, TimelineFile
 
@@ -22,15 +24,15 @@ class DatasetMismatchError(FatalError):
 
 
 def data_file(settings: Settings, given: Path | None = None) -> Path:
-    """The readings file: `given`, else the setting, else the downloaded one, else one generated now and kept.
+    """The readings file: `given`, the setting, the file loaded last, the downloaded one, or one generated now and kept.
 
     A file that was asked for is not looked at here: reading it tells. Raises: GeneratorError.
     """
     asked = given or settings.data_file
     if asked is not None:
         return asked
-    downloaded = settings.data_dir / "data" / "data.txt.gz"
-    return downloaded if downloaded.exists() else _generated(settings)
+    downloaded = readings_path(settings)
+    return recall(settings) or (downloaded if downloaded.exists() else _generated(settings))
 
 
 def open_dataset(settings: Settings, path: Path, today: dt.date | None = None) -> tuple[DatasetDays, Timeline]:

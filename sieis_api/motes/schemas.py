@@ -15,7 +15,8 @@ class Mote(BaseModel):
 
     mote_id: int = Field(examples=[17])
     x: float | None = Field(
-        description="Metres from the floor plan's left edge; null where it is not on the plan.", examples=[7.5]
+        description="Metres from the plan's right edge, as the lab publishes it; null where it is not on the plan.",
+        examples=[7.5],
     )
     y: float | None = Field(description="Metres from the floor plan's upper edge.", examples=[31.0])
     last_seen: dt.datetime | None = Field(

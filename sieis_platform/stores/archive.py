@@ -5,6 +5,7 @@ Not here: who consumes what (sieis_streaming.sinks.archive), nor what is derived
 """
 
 import datetime as dt
+import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -32,6 +33,8 @@ ARCHIVE_SCHEMA: Final = pl.Schema(
     {**{name: pl.String() for name in ARCHIVE_PARTITIONS}, **READING_SCHEMA, **LINEAGE_SCHEMA}
 )
 LEDGER_KEY: Final = "sieis.ledger"
+# Conflicts pass within one or two; a commit that is refused so often (over about 5 s) is tried again by the caller.
+_APPEND_ATTEMPTS: Final = 20
 _HISTORY_ROUNDS: Final = 20
 
 # Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
@@ -145,7 +148,9 @@ class Archive:
         Raises: FenceError (a position moved: another writer was here), ArchiveUnavailableError (nothing was written:
         the same call may succeed), ArchiveError.
         """
-        while True:
+        for attempt in range(_APPEND_ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311 - spreads writers, guards nothing
             table = self.table()
             for app, expected in commit.expected.items():
                 found = table.transaction_version(app)
@@ -157,6 +162,9 @@ class Archive:
                 # Either someone else's commit conflicts (a delete, an overwrite) or a zombie moved a position: the loop
                 # reloads, and the comparison above tells which.
                 continue
+        raise ArchiveUnavailableError(
+            f"the archive at {self.uri} refused {_APPEND_ATTEMPTS} commits in a row: others are writing all the time"
+        )
 
     def _write(self, table: DeltaTable, commit: Commit) -> int:
         properties = CommitProperties(
