@@ -124,7 +124,7 @@ class TimelineFile:
             return msgspec.json.decode(self.path.read_bytes(), type=Timeline)
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, IsADirectoryError) as error:
             raise TimelineError(f"{self.path} is not a timeline file ({error}); restore it from a backup") from error
 
     def fix(self, settings: Settings, first_day: dt.date, days: int, today: dt.date | None = None) -> Timeline:
@@ -142,8 +142,8 @@ class TimelineFile:
         timeline = Timeline(mode=settings.timeline_mode, anchor=anchor, first_day=first_day, days=days, phase=phase)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(timeline), indent=2))
         try:
+            draft.write_bytes(msgspec.json.format(msgspec.json.encode(timeline), indent=2))
             os.link(draft, self.path)  # fails where another process was first: its anchor is the one that holds
         except FileExistsError:
             return self.fix(settings, first_day, days, today)
