@@ -71,7 +71,7 @@ def decode(messages: Sequence[KafkaMessage], max_skew_seconds: float) -> Decoded
     dead: list[DeadLetter] = []
     try:
         readings = [_decoder.decode(message.value() or b"") for message in messages]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         readings, messages = _one_by_one(messages, dead)
     rows = _columns(readings, messages)
     verdict = rows.select(_reason(max_skew_seconds)).to_series()
@@ -97,6 +97,8 @@ def _one_by_one(messages: Sequence[KafkaMessage], dead: list[DeadLetter]) -> tup
             dead.append(DeadLetter(Reason.NOT_A_READING, str(error), message))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             dead.append(DeadLetter(Reason.NOT_JSON, str(error), message))
+        except RecursionError:  # fields we do not know are passed over, but not at any depth
+            dead.append(DeadLetter(Reason.NOT_A_READING, "the message is nested too deeply", message))
     return readings, good
 
 
