@@ -40,8 +40,6 @@ STREAM_RECORDS: Final = 20_000
 """Readings the demo streams at most: five seconds at the embedded broker's pace."""
 
 _FLUSH_SECONDS: Final = 2  # the demo waits for the archive; in earnest a flush comes every 30 s
-# Faster than the clock can matter: the pace is then that which the embedded broker is given.
-_SPEED: Final = "1000000"
 _STREAM_SECONDS: Final = 90.0  # longest wait for both stores to have taken what was produced
 _LOOK_SECONDS: Final = 0.1
 _ASSIGNED: Final = "sieis_assigned_partitions"
@@ -252,25 +250,15 @@ class Demo:
     def _simulate(self) -> int:
         anchor = self._settings.anchor_date
         assert anchor is not None  # noqa: S101 - set above
-        command = [
-            sys.executable,
-            "-m",
-            "sieis_cli",
-            "simulate",
-            "--json",
-            "--data",
-            str(self._data),
-            "--speed",
-            _SPEED,
-        ]
-        command += [
-            "--from",
-            str(anchor),
-            "--until",
-            str(anchor + dt.timedelta(days=1)),
-            "--max-records",
-            str(STREAM_RECORDS),
-        ]
+        # A stretch that lies wholly in the past goes out as fast as the embedded broker is given records.
+        options = {
+            "data": self._data,
+            "from": anchor,
+            "until": anchor + dt.timedelta(days=1),
+            "max-records": STREAM_RECORDS,
+        }
+        command = [sys.executable, "-m", "sieis_cli", "simulate", "--json"]
+        command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
         done = subprocess.run(  # noqa: S603 - our own command
             command, env={**os.environ, **self._environment()}, stdout=subprocess.PIPE, text=True, check=False
         )
