@@ -3,6 +3,7 @@
 Belongs here: writing, listing and replaying them. Not here: why a record is one (decode).
 """
 
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Iterable, Sequence
@@ -146,12 +147,14 @@ def read_all(consumer: Consumer, dlq_topic: str) -> list[KeptLetter]:
     letters: dict[Position, KeptLetter] = {}
     replayed: set[str] = set()
     for message in _read_to_end(consumer, dlq_topic):
-        headers = {name: _bytes(value) for name, value in message.headers() or []}
-        if _REPLAYED in headers:
-            replayed.add(headers[_REPLAYED].decode())
-        elif "sieis.position" in headers:
-            letter = _kept(message, headers)
-            letters.setdefault(letter.position, letter)
+        ours = {name: _bytes(value).decode("utf-8", "replace") for name, value in _headers_of(message)}
+        if "sieis.position" in ours:
+            # What else there may be on the topic must not hide the letters.
+            with contextlib.suppress(DeadLetterNotFoundError):
+                letter = _kept(message, ours)
+                letters.setdefault(letter.position, letter)
+        elif _REPLAYED in ours:
+            replayed.add(ours[_REPLAYED])
     came_back = {letter.replay_of for letter in letters.values() if letter.replay_of}
     return [_with_status(letter, replayed, came_back) for letter in letters.values()]
 
@@ -175,9 +178,8 @@ def _with_status(letter: KeptLetter, replayed: set[str], came_back: set[str]) ->
 
 def _headers(letter: DeadLetter, topic: str, incarnation: str, now: str) -> Headers:
     position = Position(topic, incarnation, letter.partition, letter.offset)
-    given = letter.message.headers() or []
     return [
-        *(given.items() if isinstance(given, dict) else given),
+        *_headers_of(letter.message),
         ("sieis.position", str(position).encode()),
         ("sieis.reason", letter.reason.value.encode()),
         ("sieis.detail", letter.detail.encode()),
@@ -188,22 +190,38 @@ def _headers(letter: DeadLetter, topic: str, incarnation: str, now: str) -> Head
     ]
 
 
-def _kept(message: KafkaMessage, headers: dict[str, bytes]) -> KeptLetter:
-    def text(name: str) -> str:
-        return headers.get(name, b"").decode("utf-8", "replace")
-
-    record_ms = int(text("sieis.record_ms") or -1)
+def _kept(message: KafkaMessage, ours: dict[str, str]) -> KeptLetter:
     return KeptLetter(
-        position=Position.parse(text("sieis.position")),
-        reason=text("sieis.reason"),
-        detail=text("sieis.detail"),
-        record_time=dt.datetime.fromtimestamp(record_ms / 1e3, dt.UTC) if record_ms >= 0 else None,
-        dead_since=dt.datetime.fromisoformat(text("sieis.dead_since")) if text("sieis.dead_since") else None,
+        position=Position.parse(ours["sieis.position"]),
+        reason=ours.get("sieis.reason", ""),
+        detail=ours.get("sieis.detail", ""),
+        record_time=_record_time(ours.get("sieis.record_ms", "")),
+        dead_since=_moment(ours.get("sieis.dead_since", "")),
         key=message.key(),
-        value=None if headers.get("sieis.value") == b"null" else message.value() or b"",
-        replay_of=text(_REPLAY_OF) or None,
-        headers=tuple((name, value) for name, value in headers.items() if not name.startswith("sieis.")),
+        value=None if ours.get("sieis.value") == "null" else message.value() or b"",
+        replay_of=ours.get(_REPLAY_OF) or None,
+        headers=tuple((name, value) for name, value in _headers_of(message) if not name.startswith("sieis.")),
     )
+
+
+def _record_time(milliseconds: str) -> dt.datetime | None:
+    """None where the producer gave no time, or one that no calendar holds."""
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        if (at := int(milliseconds)) >= 0:
+            return dt.datetime.fromtimestamp(at / 1e3, dt.UTC)
+    return None
+
+
+def _moment(text: str) -> dt.datetime | None:
+    with contextlib.suppress(ValueError):
+        return dt.datetime.fromisoformat(text)
+    return None
+
+
+def _headers_of(message: KafkaMessage) -> Headers:
+    """Name and value of each header; a name may occur more than once."""
+    given = message.headers() or []
+    return list(given.items() if isinstance(given, dict) else given)
 
 
 def _bytes(value: str | bytes | None) -> bytes:
