@@ -297,8 +297,8 @@ class _Figures:
         return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
     def taken(self, sink: str) -> float:
-        names = ("sieis_records_written_total", "sieis_duplicates_total", "sieis_dead_letters_total")
-        return sum(self.value(name, sink=sink) for name in names)
+        fates = ("records_written", "beyond_retention", "duplicates", "dead_letters")
+        return sum(self.value(f"sieis_{fate}_total", sink=sink) for fate in fates)
 
     def buckets(self, name: str, **labels: str) -> np.ndarray:
         samples = (sample for family in self.families for sample in family.samples)

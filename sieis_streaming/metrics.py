@@ -113,11 +113,15 @@ class ConsumerMetrics:
         self.latency = LatencyHistogram()
         self.registry.register(self.latency)
 
-    def written(self, sink: str, rows: pl.DataFrame) -> None:
-        """Count `rows` (with `timestamp` and `record_ms`) as readable in the store from this moment on."""
+    def written(self, sink: str, rows: pl.DataFrame, beyond_retention: int = 0) -> None:
+        """Count `rows` (with `timestamp` and `record_ms`) as readable in the store from this moment on.
+
+        But for `beyond_retention` of them, which the store refused.
+        """
         if not rows.height:
             return
-        self.records_written.labels(sink).inc(rows.height)
+        self.records_written.labels(sink).inc(rows.height - beyond_retention)
+        self.beyond_retention.labels(sink).inc(beyond_retention)
         newest = rows["timestamp"].max()
         if isinstance(newest, int):
             self.last_event.labels(sink).set(newest / 1e9)

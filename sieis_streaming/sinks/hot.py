@@ -66,9 +66,7 @@ class HotSink:
             outcome = self._store.write_readings(rows)
             crash.point("hot.after_write")
             self._metrics.flushes.labels(self.name).inc()
-            self._metrics.written(self.name, rows)
-            if outcome.beyond_retention:
-                self._metrics.beyond_retention.labels(self.name).inc(outcome.beyond_retention)
+            self._metrics.written(self.name, rows, outcome.beyond_retention)
         self._clear()
         return offsets
 
