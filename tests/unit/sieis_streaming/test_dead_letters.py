@@ -21,8 +21,7 @@ from sieis_streaming.dead_letters import (
     to_replay,
 )
 from sieis_streaming.decode import DeadLetter, Reason, decode
-
-from .conftest import Record, Topic
+from tests.unit.sieis_streaming.conftest import Record, Topic
 
 INCARNATION = "one"
 RECORD_MS = 1_771_545_599_123

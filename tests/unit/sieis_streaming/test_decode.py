@@ -16,8 +16,7 @@ from sieis_platform.reading import FIELDS
 from sieis_platform.settings import Settings
 from sieis_streaming.broker import locate
 from sieis_streaming.decode import STREAM_SCHEMA, Reason, decode
-
-from .conftest import Record, Topic
+from tests.unit.sieis_streaming.conftest import Record, Topic
 
 RECORD_MS = 1_771_545_599_123  # 2026-02-19T23:59:59.123Z
 GOOD = {
