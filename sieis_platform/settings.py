@@ -75,6 +75,27 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
         description="Prefix of the consumer groups (`.hot`, `.archive`).",
     )
+    kafka_partitions: int = Field(
+        6, ge=1, le=10_000, description="Partitions of the readings topic that `sieis setup` makes; growing moves keys."
+    )
+    kafka_replication: int = Field(
+        1, ge=1, le=7, description="Copies of each partition; 3 where there are three brokers or more."
+    )
+    kafka_retention_hours: float = Field(24, gt=0, description="Hours Kafka keeps the readings.")
+    kafka_segment_bytes: int = Field(
+        100 * 1024 * 1024, ge=1024 * 1024, description="Size of a log segment; retention drops whole ones."
+    )
+    kafka_security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        "plaintext", description="How Kafka is spoken to."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="How Kafka checks the password (sasl_plaintext, sasl_ssl)."
+    )
+    kafka_sasl_username: str = Field("", description="User name at Kafka (sasl_plaintext, sasl_ssl).")
+    kafka_sasl_password: SecretStr | None = Field(None, description="Password at Kafka (sasl_plaintext, sasl_ssl).")
+    kafka_ssl_ca_location: Path | None = Field(
+        None, description="Certificates that Kafka's is checked against (PEM); unset: those of the system."
+    )
     kafka_session_timeout_seconds: float = Field(
         30,
         ge=1,
@@ -113,8 +134,22 @@ class Settings(BaseSettings):
     )
 
     # -- stores --------------------------------------------------------------------------------------------------
-    archive_uri: str = Field("", description="Delta table of the archive; empty: `archive/` in the data directory.")
-    marts_uri: str = Field("", description="Root of the derived tables; empty: `marts/` in the data directory.")
+    archive_uri: str = Field(
+        "",
+        description="Delta table of the archive, a folder or s3://bucket/path; empty: `archive/` in the data folder.",
+    )
+    marts_uri: str = Field(
+        "",
+        description="Root of the derived tables, a folder or s3://bucket/path; empty: `marts/` in the data directory.",
+    )
+    s3_endpoint_url: str = Field("", description="Address of the S3 server, http(s)://host:port; empty: AWS.")
+    s3_region: str = Field("us-east-1", description="Region of the buckets; most servers other than AWS ignore it.")
+    s3_access_key_id: str = Field("", description="Access key of the S3 server.")
+    s3_secret_access_key: SecretStr | None = Field(None, description="Secret key of the S3 server.")
+    s3_allow_http: bool = Field(False, description="Speak to the S3 server without TLS.")
+    s3_timeout_seconds: float = Field(
+        10, ge=1, le=300, description="An S3 server silent for so long does not answer; it is tried again later."
+    )
     archive_mote_folders: bool = Field(
         True, description="Partition the archive by mote_id too; turn off for thousands of motes."
     )

@@ -80,16 +80,18 @@ def _newest(
         scan = scan.filter(pl.col("mote_id").is_in(sorted(set(mote_ids))))
     newest = 0
     if query.end is None:
-        newest = scan.select(pl.col(time_column).max()).collect().item()
+        with marts.reading(table):
+            newest = scan.select(pl.col(time_column).max()).collect().item()
         newest = time.time_ns() if newest is None else newest
     start, end = query.resolve(newest, span_ns)
     first, last = (_date(ns) for ns in (start, max(start, end - 1)))
-    rows = (
+    found = (
         scan.filter(pl.col("date").is_between(first, last), pl.col(time_column) >= start, pl.col(time_column) < end)
         .sort(time_column, "mote_id", descending=True)
         .head(query.limit + 1)
-        .collect()
     )
+    with marts.reading(table):
+        rows = found.collect()
     return Rows(rows.head(query.limit), rows.height > query.limit)
 
 
@@ -97,7 +99,8 @@ def _model(marts: Marts) -> dict[str, Any] | None:
     if not marts.exists(ANOMALY_MODEL):
         return None
     newest = marts.scan(ANOMALY_MODEL).sort("trained_at").tail(1)
-    row = newest.select("name", pl.col("version").cast(pl.String()), iso("trained_at"), "threshold").collect()
+    with marts.reading(ANOMALY_MODEL):
+        row = newest.select("name", pl.col("version").cast(pl.String()), iso("trained_at"), "threshold").collect()
     return None if row.is_empty() else row.to_dicts()[0]
 
 

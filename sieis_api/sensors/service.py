@@ -111,4 +111,5 @@ def _newest_archived(state: State) -> int | None:
     if not days:
         return None
     of_last_day = [pl.col(name) == value for name, value in zip(ARCHIVE_PARTITIONS, max(days), strict=True)]
-    return archive.scan_all().filter(of_last_day).select(pl.col("timestamp").max()).collect().item()
+    with archive.reading():
+        return archive.scan_all().filter(of_last_day).select(pl.col("timestamp").max()).collect().item()

@@ -53,7 +53,9 @@ def audit_archive(archive: Archive) -> Audit:
     table = archive.table()
     entries = archive.ledger(table)
     positions = {entry.app: archive.position(entry.app, table) for entry in entries}
-    return audit(entries, rows_by_source(archive.scan_all(table.version())), positions)
+    with archive.reading():
+        rows = rows_by_source(archive.scan_table(table))
+    return audit(entries, rows, positions)
 
 
 def account_key(app: str) -> tuple[str, int]:

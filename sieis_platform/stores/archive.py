@@ -26,7 +26,7 @@ from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
-from sieis_platform.stores.delta import create_empty, translated
+from sieis_platform.stores.delta import create_empty, scan, translated
 from sieis_platform.timeline import DAY_NS
 
 ARCHIVE_SCHEMA: Final = pl.Schema(
@@ -137,7 +137,9 @@ class Archive:
     # -- appends -------------------------------------------------------------------------------------------------
     def position(self, app: str, table: DeltaTable | None = None) -> int | None:
         """The next position of one app transaction (`{topic}/{incarnation}/{partition}`, `history/{fingerprint}`)."""
-        return (table or self.table()).transaction_version(app)
+        table = table or self.table()
+        with _translated(self.uri):  # it may read the log
+            return table.transaction_version(app)
 
     def append(self, commit: Commit) -> int:
         """ONE Delta commit of rows, positions and ledger; the version it made.
@@ -153,7 +155,7 @@ class Archive:
                 time.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311 - spreads writers, guards nothing
             table = self.table()
             for app, expected in commit.expected.items():
-                found = table.transaction_version(app)
+                found = self.position(app, table)
                 if found != expected:
                     raise FenceError(app, expected, found)
             try:
@@ -188,7 +190,11 @@ class Archive:
         """Every archived row (ARCHIVE_SCHEMA), conflicting readings of one key included."""
         # Opened here: given an address, Polars would open it at `collect`, where the library's errors have no names.
         with _translated(self.uri):
-            return pl.scan_delta(DeltaTable(self.uri, version=version, storage_options=self._storage_options))
+            return self.scan_table(DeltaTable(self.uri, version=version, storage_options=self._storage_options))
+
+    def scan_table(self, table: DeltaTable) -> pl.LazyFrame:
+        """Every archived row of a table opened before, at its version."""
+        return scan(table, self._storage_options)
 
     def scan(
         self, start_ns: int | None = None, end_ns: int | None = None, mote_ids: Sequence[int] | None = None
@@ -207,6 +213,13 @@ class Archive:
         if mote_ids is not None:
             frame = frame.filter(pl.col("mote_id").is_in(list(mote_ids)))
         return last_wins(frame.drop(ARCHIVE_PARTITIONS))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Context in which frames of this archive are collected: only then are the files read.
+
+        Raises inside: ArchiveUnavailableError, ArchiveError.
+        """
+        return _translated(self.uri)
 
     def ledger(self, table: DeltaTable | None = None) -> list[LedgerEntry]:
         """Every ledger entry up to the version of `table` (None: the newest), each with the version that holds it.

@@ -3,7 +3,8 @@
 Belongs here: error translation and figures from the log. Not here: the layout or the meaning of any table.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -18,11 +19,23 @@ from deltalake.exceptions import (
 )
 
 from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.stores.s3 import scan_options
 
 # The library has one class for most of its errors: their text tells what will not pass by itself.
-_FULL: Final = "No space left on device"
+_FULL: Final = ("No space left on device", "XMinioStorageFull")
 _BAD_PATH: Final = ("Could not create local directory", "Not a directory", "Permission denied", "Read-only file system")
 _CONVERSION: Final = "Arrow error"
+_NO_BUCKET: Final = "NoSuchBucket"
+_REFUSED: Final = (
+    "403 Forbidden",
+    "401 Unauthorized",
+    "lacked the necessary privileges",
+    "lacked valid authentication",
+)
+
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+# Of an S3 server's answer the code is kept: the rest may hold the access key and what was signed.
+_ANSWER: Final = re.compile(r"<\?xml.*?<Code>(\w+)</Code>.*?</Error>|<\?xml.*", re.DOTALL)
 
 
 class TableInfo(NamedTuple):
@@ -42,6 +55,11 @@ def info(table: DeltaTable) -> TableInfo:
     return TableInfo(
         table.version(), actions.height, int(actions["num_records"].sum()), int(actions["size_bytes"].sum())
     )
+
+
+def scan(table: DeltaTable, storage_options: Mapping[str, str]) -> pl.LazyFrame:
+    """The table at its version, to be read with the options it was opened with."""
+    return pl.scan_delta(table, storage_options=scan_options(storage_options))
 
 
 def create_empty(
@@ -89,8 +107,12 @@ def translated(
         raise
     except (DeltaError, OSError) as error:
         text = _line(error)
-        if _FULL in text:
+        if any(sign in text for sign in _FULL):
             raise unavailable(f"the disk of the {what} at {uri} is full; free space to go on ({text})") from error
+        if _NO_BUCKET in text:
+            raise fatal(f"there is no bucket for the {what} at {uri}; make it with `sieis setup`") from None
+        if any(sign in text for sign in _REFUSED):
+            raise fatal(f"the S3 server refuses access to the {what} at {uri}; check its keys ({text})") from None
         if isinstance(error, PermissionError) or any(sign in text for sign in _BAD_PATH):
             raise fatal(
                 f"the {what} at {uri} cannot be made or opened; check the path and its permissions ({text})"
@@ -108,5 +130,6 @@ def translated(
 
 
 def _line(error: BaseException) -> str:
-    """The library's message, which may have several lines, on one."""
-    return " ".join(str(error).split())
+    """The library's message on one line, without the colours of a terminal and without an S3 server's whole answer."""
+    text = _ANSWER.sub(lambda found: found[1] or "", _COLOUR.sub("", str(error)))
+    return " ".join(text.replace("↳", "").split())

@@ -137,4 +137,5 @@ class _Archived:
             same = (pl.col("timestamp") == self.after.timestamp) & (pl.col("mote_id") > self.after.mote_id)
             frame = frame.filter(later | same)
         frame = frame.sort("timestamp", "mote_id").cast(READING_SCHEMA)
-        return (frame if limit is None else frame.head(limit)).collect()
+        with self.archive.reading():
+            return (frame if limit is None else frame.head(limit)).collect()

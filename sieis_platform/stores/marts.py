@@ -14,7 +14,7 @@ from deltalake import CommitProperties, DeltaTable, WriterProperties, write_delt
 from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.errors import FatalError, RetriableError
-from sieis_platform.stores.delta import TableInfo, create_empty, info, translated
+from sieis_platform.stores.delta import TableInfo, create_empty, info, scan, translated
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _WRITER: Final = WriterProperties(compression="SNAPPY")
@@ -55,7 +55,14 @@ class Marts:
     def scan(self, table: str) -> pl.LazyFrame:
         """The mart at its newest version. Raises: MartError where it does not exist, MartUnavailableError."""
         with self._translated(table):
-            return pl.scan_delta(self._open(table))
+            return scan(self._open(table), self._storage_options)
+
+    def reading(self, table: str) -> AbstractContextManager[None]:
+        """Context in which frames of that mart are collected: only then are the files read.
+
+        Raises inside: MartUnavailableError, MartError.
+        """
+        return self._translated(table)
 
     def version(self, table: str) -> int:
         """Newest version of the mart. Raises: MartError where it does not exist, MartUnavailableError."""

@@ -7,6 +7,7 @@ from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.hot import HotStore
 from sieis_platform.stores.marts import Marts
+from sieis_platform.stores.s3 import storage_options
 from sieis_platform.stores.sqlite import SqliteHotStore
 
 
@@ -20,10 +21,11 @@ def open_hot(settings: Settings) -> HotStore:
 
 
 def open_archive(settings: Settings) -> Archive:
-    """The archive of this installation; one instance for one thread."""
-    return Archive(settings.archive_location, mote_folders=settings.archive_mote_folders)
+    """The archive of this installation; one instance for one thread. Raises: S3SettingsError."""
+    uri = settings.archive_location
+    return Archive(uri, storage_options(settings, uri), mote_folders=settings.archive_mote_folders)
 
 
 def open_marts(settings: Settings) -> Marts:
-    """The marts of this installation."""
-    return Marts(settings.marts_location)
+    """The marts of this installation. Raises: S3SettingsError."""
+    return Marts(settings.marts_location, storage_options(settings, settings.marts_location))

@@ -50,7 +50,7 @@ def archive_observation(context: dg.AssetExecutionContext, platform: PlatformRes
         archive = platform.archive()
         table = archive.table()
         weight = info(table)
-        days = list(Snapshot(table).rows_by_day())
+        days = list(Snapshot(archive, table).rows_by_day())
         positions = {entry.app: entry.end for entry in archive.ledger()}
     context.log.info("archive version %d: %d rows in %d files", weight.version, weight.rows, weight.files)
     metadata: dict[str, dg.MetadataValue] = {

@@ -18,8 +18,8 @@ from sieis_platform.timeline import DAY_NS
 class Snapshot:
     """The archive at the version it had when this was opened; the log is loaded once for all reads."""
 
-    def __init__(self, table: DeltaTable) -> None:
-        self._table = table
+    def __init__(self, archive: Archive, table: DeltaTable) -> None:
+        self._archive, self._table = archive, table
         self.version = table.version()
 
     @classmethod
@@ -31,7 +31,7 @@ class Snapshot:
         table = archive.table()
         if version is not None and version != table.version():
             table.load_as_version(version)
-        return cls(table)
+        return cls(archive, table)
 
     def rows(self, window: Window) -> pl.LazyFrame:
         """Every archived row of the window (READING_SCHEMA and LINEAGE_SCHEMA), repeated keys included.
@@ -40,19 +40,21 @@ class Snapshot:
         """
         date = pl.concat_str(*ARCHIVE_PARTITIONS)
         return (
-            pl.scan_delta(self._table)
+            self._archive.scan_table(self._table)
             .filter(date.is_between(pl.lit(f"{window.first:%Y%m%d}"), pl.lit(f"{window.last:%Y%m%d}")))
             .drop(ARCHIVE_PARTITIONS)
         )
 
     def readings(self, window: Window) -> pl.DataFrame:
         """The readings of the window (READING_SCHEMA), one a key: the last wins. Ascending (mote_id, timestamp)."""
-        return last_wins(self.rows(window)).select(READING_SCHEMA.names()).sort(*KEY).collect()
+        with self._archive.reading():
+            return last_wins(self.rows(window)).select(READING_SCHEMA.names()).sort(*KEY).collect()
 
     def readings_by_day(self, window: Window) -> dict[str, int]:
         """Readings (distinct keys) of each day of the window that has any, by its date as text."""
         day = pl.from_epoch(pl.col("timestamp") // DAY_NS, time_unit="d").dt.strftime("%Y-%m-%d").alias("date")
-        counts = self.rows(window).select(KEY).unique().group_by(day).len().collect()
+        with self._archive.reading():
+            counts = self.rows(window).select(KEY).unique().group_by(day).len().collect()
         return {date: int(count) for date, count in counts.iter_rows()}
 
     def recent(self, days: int) -> Window:

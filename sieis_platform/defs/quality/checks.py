@@ -49,9 +49,11 @@ def archive_expectations(
 ) -> Iterator[dg.AssetCheckResult]:
     """All expectations over the days of the run, read once."""
     with dagster_failures():
-        archive = Snapshot.of(platform.archive())
+        stored = platform.archive()
+        archive = Snapshot.of(stored)
         window = Window.of_tags(context.run.tags) or archive.recent(_RECENT_DAYS)
-        rows = archive.rows(window).select([*READING_SCHEMA, *LINEAGE_SCHEMA]).collect()
+        with stored.reading():
+            rows = archive.rows(window).select([*READING_SCHEMA, *LINEAGE_SCHEMA]).collect()
     end_ns = min(window.end_ns, max(time.time_ns(), window.start_ns))
     for verdict in (
         quality.schema(rows),

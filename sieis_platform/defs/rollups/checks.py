@@ -55,15 +55,17 @@ def counts_check(period: Period) -> dg.AssetChecksDefinition:
     )
     def counts_equal_archive(context: dg.AssetCheckExecutionContext, platform: PlatformResource) -> dg.AssetCheckResult:
         with dagster_failures():
-            table = platform.marts().scan(mart)
-            window = Window.of_tags(context.run.tags) or _last_day(table)
-            aggregates = (
-                table.filter(
-                    pl.col("date").is_between(pl.lit(window.first.isoformat()), pl.lit(window.last.isoformat()))
+            marts = platform.marts()
+            table = marts.scan(mart)
+            with marts.reading(mart):
+                window = Window.of_tags(context.run.tags) or _last_day(table)
+                aggregates = (
+                    table.filter(
+                        pl.col("date").is_between(pl.lit(window.first.isoformat()), pl.lit(window.last.isoformat()))
+                    )
+                    .select("date", "mote_id", "record_count")
+                    .collect()
                 )
-                .select("date", "mote_id", "record_count")
-                .collect()
-            )
             archived = _archived(context.instance, key, platform, window)
         differing = compare_counts(aggregates, archived)
         return dg.AssetCheckResult(
