@@ -46,7 +46,11 @@ class BrokerRunningError(FatalError):
 
 
 class BrokerError(FatalError):
-    """The broker cannot be hosted, or a topic is not there."""
+    """The broker cannot be hosted, or the settings do not suffice to reach it."""
+
+
+class TopicMissingError(RetriableError):
+    """A topic is not there: not made yet, or deleted and about to be made again."""
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +157,8 @@ def has_moved(settings: Settings, address: BrokerAddress) -> bool:
 def client_config(settings: Settings, address: BrokerAddress) -> dict[str, Any]:
     """librdkafka options common to every client of `address`; its log goes to structlog instead of stderr.
 
-    Override by merging: `{**client_config(...), "error_cb": mine}`.
+    Override by merging: `{**client_config(...), "error_cb": mine}`. Holds the password, where there is one.
+    Raises: BrokerError where the settings lack what their security protocol needs.
     """
     config: dict[str, Any] = {
         "bootstrap.servers": address.bootstrap,
@@ -162,9 +167,34 @@ def client_config(settings: Settings, address: BrokerAddress) -> dict[str, Any]:
         "logger": _LibrdkafkaLog(logging.DEBUG if address.embedded else None),
         "error_cb": _log_error,
     }
-    if address.embedded:
+    if not address.embedded:
+        config |= _security(settings)
+    else:
         # On loopback a refused connection means "restarted elsewhere": find out at once (default 0.1 to 10 s).
         config |= {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 250}
+    return config
+
+
+def _security(settings: Settings) -> dict[str, str]:
+    """librdkafka's TLS and SASL options; nothing is assumed that the settings do not say."""
+    protocol = settings.kafka_security_protocol
+    if protocol == "plaintext":
+        return {}
+    config = {"security.protocol": protocol}
+    if protocol.startswith("sasl"):
+        if not settings.kafka_sasl_username or settings.kafka_sasl_password is None:
+            raise BrokerError(
+                f"SIEIS_KAFKA_SECURITY_PROTOCOL={protocol} needs SIEIS_KAFKA_SASL_USERNAME and _SASL_PASSWORD"
+            )
+        config |= {
+            "sasl.mechanism": settings.kafka_sasl_mechanism,
+            "sasl.username": settings.kafka_sasl_username,
+            "sasl.password": settings.kafka_sasl_password.get_secret_value(),
+        }
+    if protocol.endswith("ssl") and settings.kafka_ssl_ca_location is not None:
+        if not settings.kafka_ssl_ca_location.is_file():
+            raise BrokerError(f"SIEIS_KAFKA_SSL_CA_LOCATION: there is no file {settings.kafka_ssl_ca_location}")
+        config["ssl.ca.location"] = str(settings.kafka_ssl_ca_location)
     return config
 
 
@@ -174,7 +204,7 @@ def incarnation(
     """What tells a recreated topic (offsets start at 0 again) from a replay: Kafka's topic id, else the cluster id.
 
     On Kafka only an AdminClient can ask; for any other client one is made for the call.
-    Raises: BrokerUnavailableError where the broker does not answer, BrokerError where the topic does not exist.
+    Raises: BrokerUnavailableError where the broker does not answer, TopicMissingError where the topic does not exist.
     """
     try:
         if settings.embedded_broker:
@@ -189,7 +219,9 @@ def incarnation(
     except KafkaException as error:
         cause: KafkaError = error.args[0]
         if cause.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            raise BrokerError(f"topic {topic} does not exist on the broker; create it") from error
+            raise TopicMissingError(
+                f"topic {topic} does not exist on the broker; make it with `sieis setup`"
+            ) from error
         raise BrokerUnavailableError(f"the broker did not describe topic {topic}: {cause.str()}") from error
 
 

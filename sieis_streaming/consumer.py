@@ -29,6 +29,9 @@ _STOP_FLUSH_SECONDS: Final = 7.0
 _WATERMARK_SECONDS: Final = 5.0
 _LAG_EVERY_SECONDS: Final = 1.0
 _LOCATE_SECONDS: Final = 1.0
+# A topic made again gives no callback. One metadata request in this time is nothing to a broker; what was read of the
+# new topic meanwhile is read again from its first record.
+_INCARNATION_EVERY_SECONDS: Final = 5.0
 _BACKOFF_FIRST_SECONDS: Final = 0.1
 _BACKOFF_MOST_SECONDS: Final = 5.0
 
@@ -72,6 +75,8 @@ class SinkConsumer:
         self._backoff = _Backoff()
         self._failure: FatalError | None = None
         self._lag_at = 0.0
+        self._incarnation = ""
+        self._look_again_at = 0.0
         self._poll_records = settings.poll_records
 
     def run(self, stop: threading.Event) -> None:
@@ -159,6 +164,7 @@ class SinkConsumer:
         try:
             if self._pending:
                 self._take_over()
+            self._check_incarnation()
             if self._sink.due():
                 self._commit(self._sink.flush())
         except (PositionMovedError, IncarnationChangedError) as error:
@@ -201,6 +207,7 @@ class SinkConsumer:
         """Ask the sink where to read on, and start fetching there."""
         assert self._consumer is not None  # noqa: S101 - _open made it
         topic, pending = self._settings.kafka_topic, self._pending
+        self._incarnation = self._link.incarnation()  # first: were it made again now, the check would notice
         try:
             ranges = {
                 partition: OffsetRange(
@@ -212,13 +219,46 @@ class SinkConsumer:
             raise BrokerUnavailableError(
                 f"the broker did not tell the ends of {topic}: {error.args[0].str()}"
             ) from error
-        starts = self._sink.assign(ranges)
+        starts = self._sink.assign(ranges) or self._starts_of_group(ranges)
         self._consumer.assign(
             [TopicPartition(topic, partition, starts.get(partition, OFFSET_STORED)) for partition in pending]
         )
         self._owned, self._pending, self._paused = pending, [], False
+        self._look_again_at = time.monotonic() + _INCARNATION_EVERY_SECONDS
         self._metrics.assigned.labels(self._sink.name).set(len(pending))
         log.info("partitions assigned", sink=self._sink.name, partitions=pending, offsets=starts or "of the group")
+
+    def _starts_of_group(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
+        """The first record of each partition whose committed offset belongs to a topic deleted since.
+
+        A commit carries the incarnation as its metadata: offsets may outlive their topic.
+        """
+        assert self._consumer is not None  # noqa: S101 - _open made it
+        topic = self._settings.kafka_topic
+        try:
+            committed = self._consumer.committed(
+                [TopicPartition(topic, partition) for partition in ranges], timeout=_WATERMARK_SECONDS
+            )
+        except KafkaException as error:
+            raise BrokerUnavailableError(
+                f"the broker did not tell the group's offsets: {error.args[0].str()}"
+            ) from error
+        return {
+            part.partition: ranges[part.partition].low
+            for part in committed
+            if part.offset >= 0 and part.metadata and part.metadata != self._incarnation
+        }
+
+    def _check_incarnation(self) -> None:
+        """Raises: IncarnationChangedError, once in a while, where the topic was deleted and made again under us."""
+        if self._link.address.embedded or not self._owned or time.monotonic() < self._look_again_at:
+            return
+        current = self._link.incarnation()
+        if current != self._incarnation:
+            raise IncarnationChangedError(
+                f"{self._settings.kafka_topic} was {self._incarnation} and is now {current}: made again under us"
+            )
+        self._look_again_at = time.monotonic() + _INCARNATION_EVERY_SECONDS
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Nothing is fetched until the sink has said from where: that may take a store that is down right now.
@@ -256,7 +296,10 @@ class SinkConsumer:
         if not quiet:
             try:
                 self._consumer.commit(
-                    offsets=[TopicPartition(topic, partition, end) for partition, end in offsets.items()],
+                    offsets=[
+                        TopicPartition(topic, partition, end, metadata=self._incarnation)
+                        for partition, end in offsets.items()
+                    ],
                     asynchronous=False,
                 )
             except KafkaException as error:

@@ -55,7 +55,7 @@ class BrokerLink:
         return has_moved(self._settings, self.address)
 
     def incarnation(self) -> str:
-        """Incarnation of the topic that is read from. Raises: BrokerUnavailableError, BrokerError."""
+        """Incarnation of the topic that is read from. Raises: BrokerUnavailableError, TopicMissingError."""
         if self.address.cluster_id is not None:
             # The embedded broker never reuses an address: whoever is connected to this one reads this incarnation. And
             # a flush must not wait for a broker that is gone for good.

@@ -105,16 +105,16 @@ def make_bucket(settings: Settings, name: str) -> Bucket:
 
     bucket_of(f"{_S3}{name}")
     key, secret = _credentials(settings)
-    endpoint = {"endpoint": _endpoint(settings)} if settings.s3_endpoint_url else {}
-    store = S3Store(
-        name,
-        access_key_id=key,
-        secret_access_key=secret,
-        region=settings.s3_region,
-        virtual_hosted_style_request=False,
-        client_options={"allow_http": settings.s3_allow_http},
-        **endpoint,
-    )
+    options: dict[str, Any] = {
+        "access_key_id": key,
+        "secret_access_key": secret,
+        "region": settings.s3_region,
+        "virtual_hosted_style_request": False,
+        "client_options": {"allow_http": settings.s3_allow_http},
+    }
+    if settings.s3_endpoint_url:
+        options["endpoint"] = _endpoint(settings)
+    store = S3Store(name, **options)
     body = "" if settings.s3_region == "us-east-1" else _LOCATION.format(region=settings.s3_region)
     where = settings.s3_endpoint_url or "AWS"
     try:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from pydantic import SecretStr
 
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
@@ -41,9 +42,11 @@ def test_the_retention_of_the_settings_holds(settings: Settings) -> None:
 
 
 def test_addresses_of_the_settings_win(settings: Settings, tmp_path: Path) -> None:
-    moved = settings.model_copy(update={"archive_uri": str(tmp_path / "a"), "marts_uri": "s3://bucket/marts/"})
+    keys = {"s3_access_key_id": "key", "s3_secret_access_key": SecretStr("secret")}
+    moved = settings.model_copy(update={"archive_uri": str(tmp_path / "a"), "marts_uri": "s3://bucket/marts/", **keys})
     assert open_archive(moved).uri == str(tmp_path / "a")
     assert open_marts(moved).root == "s3://bucket/marts"
+    assert "secret" not in repr(open_marts(moved))
 
 
 @pytest.mark.parametrize(("folders", "last"), [(True, "mote_id"), (False, "day")])
