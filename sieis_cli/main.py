@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo", _START),
     "up": ("up", _START),
     "down": ("up", _START),
+    "setup": ("setup", _START),
     "data": ("data", _DATA),
     "load": ("load", _DATA),
     "verify": ("verify", _DATA),

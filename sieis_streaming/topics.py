@@ -22,7 +22,7 @@ from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
 from sieis_streaming.broker import BrokerUnavailableError, TopicMissingError, client_config, locate
 
-_ANSWER_SECONDS: Final = 15.0
+_ANSWER_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.1
 _HOUR_MS: Final = 3_600_000
 _DLQ_PARTITIONS: Final = 1  # few records, read as a whole
@@ -115,7 +115,7 @@ def _ensure(admin: AdminClient, topic: Wanted, grow: bool) -> TopicReport:
     grown_from = None
     if grow and partitions < topic.partitions:
         futures = admin.create_partitions(
-            [NewPartitions(topic.name, topic.partitions)], operation_timeout=_ANSWER_SECONDS
+            [NewPartitions(topic.name, topic.partitions)], request_timeout=_ANSWER_SECONDS
         )
         _result(futures[topic.name], f"more partitions for topic {topic.name}")
         grown_from, partitions = partitions, topic.partitions
@@ -128,7 +128,7 @@ def _ensure(admin: AdminClient, topic: Wanted, grow: bool) -> TopicReport:
 
 def _made(admin: AdminClient, topic: Wanted) -> bool:
     new = NewTopic(topic.name, topic.partitions, topic.replication, config=dict(topic.config))
-    future = admin.create_topics([new], operation_timeout=_ANSWER_SECONDS)[topic.name]
+    future = admin.create_topics([new], request_timeout=_ANSWER_SECONDS)[topic.name]
     try:
         _result(future, f"topic {topic.name}")
     except _ExistsError:

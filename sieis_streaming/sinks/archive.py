@@ -29,6 +29,7 @@ class _PartitionBuffer:
         self.expected = position  # the app transaction that the table must hold; None: it has none yet
         self.start = position or 0  # what the broker no longer has below `start` is a gap, accounted as lost
         self.end = start
+        self.told = start - self.start  # lost positions that log and metric know of already
         self.dead: list[DeadLetter] = []
 
     @property
@@ -82,13 +83,8 @@ class ArchiveSink:
             starts[partition] = max(position or 0, low)
             self._buffers[partition] = _PartitionBuffer(position, starts[partition])
             if low > (position or 0):
-                lost = low - (position or 0)
-                self._metrics.lost.labels(self.name).inc(lost)
                 self._touch()
-                log.error(
-                    "the broker no longer has these positions: they are lost",
-                    topic=self._topic, partition=partition, first=position or 0, last=low - 1, lost_records=lost,
-                )  # fmt: skip
+                self._tell_lost(partition, low - (position or 0), first=position or 0, last=low - 1)
         return starts
 
     def revoke(self, partitions: list[int]) -> None:
@@ -174,8 +170,11 @@ class ArchiveSink:
         if window is not None:
             self._window.remember(window)
         self._count(entries, dead, kept)
-        for buffer in dirty.values():
-            buffer.expected, buffer.start, buffer.dead = buffer.end, buffer.end, []
+        for (partition, buffer), entry in zip(dirty.items(), entries, strict=True):
+            if entry.lost > buffer.told:
+                # Read on beyond a gap: while the flush waited for the archive, the retention overtook the position.
+                self._tell_lost(partition, entry.lost - buffer.told, first=buffer.start, last=buffer.end - 1)
+            buffer.expected, buffer.start, buffer.dead, buffer.told = buffer.end, buffer.end, [], 0
         self._frames, self._rows, self._oldest = [], 0, None
         return {partition: buffer.end for partition, buffer in dirty.items()}
 
@@ -215,6 +214,13 @@ class ArchiveSink:
             self._metrics.dead_letters.labels(self.name, letter.reason.value).inc()
         if kept is not None:
             self._metrics.written(self.name, kept)
+
+    def _tell_lost(self, partition: int, lost: int, *, first: int, last: int) -> None:
+        self._metrics.lost.labels(self.name).inc(lost)
+        log.error(
+            "the broker no longer has these positions: they are lost",
+            topic=self._topic, partition=partition, first=first, last=last, lost_records=lost,
+        )  # fmt: skip
 
     def _app(self, partition: int) -> str:
         return f"{self._topic}/{self._incarnation}/{partition}"

@@ -13,18 +13,21 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import polars as pl
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from sieis_platform.reading import FIELDS
 from sieis_platform.settings import Settings
 from sieis_platform.stores.open import open_archive, open_hot
-from sieis_streaming.broker import client_config, locate
+from sieis_streaming.broker import client_config, incarnation, locate
+from sieis_streaming.topics import ensure_topics
 
 NOW_NS = time.time_ns() // 1_000_000_000 * 1_000_000_000
 ROUNDS = int(os.environ.get("SIEIS_TEST_ROUNDS", "2"))
@@ -50,8 +53,14 @@ class Platform:
     """Processes of one data directory. Everything still running is killed at the end."""
 
     def __init__(self, data_dir: Path, **settings: object) -> None:
+        if settings.get("kafka_bootstrap"):
+            # One Kafka serves many tests: each has topics and groups of its own.
+            name = f"t{uuid.uuid4().hex[:12]}"
+            own = {"kafka_topic": name, "kafka_dlq_topic": f"{name}.dlq", "kafka_group": name}
+            settings = {**own, **settings}
         self.environment = {
             "SIEIS_DATA_DIR": str(data_dir),
+            "SIEIS_KAFKA_BOOTSTRAP": "",
             "SIEIS_KAFKA_SESSION_TIMEOUT_SECONDS": "1",
             "SIEIS_ARCHIVE_FLUSH_SECONDS": "0.5",
             "SIEIS_LOG_FORMAT": "json",
@@ -78,6 +87,19 @@ class Platform:
             )
         self._processes.append(process)
         return process
+
+    def start_broker(self) -> str:
+        """The embedded broker started, or the topics made on the Kafka of the settings; the topic's incarnation."""
+        if self.settings.embedded_broker:
+            self.start("broker")
+            return locate(self.settings).cluster_id or ""
+        ensure_topics(self.settings)
+        return self.incarnation()
+
+    def incarnation(self) -> str:
+        """The topic's incarnation now."""
+        admin = AdminClient(client_config(self.settings, locate(self.settings)))
+        return incarnation(admin, self.settings, self.settings.kafka_topic)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **self.environment}
@@ -134,7 +156,8 @@ class Sender:
         self._rate, self._motes = rate, motes
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._producer = Producer(client_config(settings, locate(settings)) | {"linger.ms": 5})
+        config = client_config(settings, locate(settings)) | {"linger.ms": 5, "enable.idempotence": True}
+        self._producer = Producer(config)
         self.sent: dict[tuple[int, int], dict] = {}
         self.failed: list[str] = []
         self._count = 0

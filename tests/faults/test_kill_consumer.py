@@ -11,7 +11,6 @@ from polars.testing import assert_frame_equal
 from sieis_platform import crash
 from sieis_platform.reading import FIELDS
 from sieis_platform.stores.open import open_hot
-from sieis_streaming.broker import locate
 from tests.faults.harness import (
     COMPARED,
     NOW_NS,
@@ -57,11 +56,10 @@ def _finish(running: Platform, sender: Sender, incarnation: str, hot_readings: i
     running.stop(process)
 
 
-def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
+def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Path, broker: dict[str, str]) -> None:
     moments = seeded()
-    with platform(tmp_path / "var") as running:
-        running.start("broker")
-        incarnation = locate(running.settings).cluster_id or ""
+    with platform(tmp_path / "var", **broker) as running:
+        incarnation = running.start_broker()
         with Sender(running.settings) as sender:
             for point in CONSUMER_POINTS:
                 if point.endswith("dead_letters"):
@@ -86,11 +84,10 @@ def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Pa
         _assert_hot_equals(running, expected)
 
 
-def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path) -> None:
+def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path, broker: dict[str, str]) -> None:
     moments = seeded()
-    with platform(tmp_path / "var") as running:
-        running.start("broker")
-        incarnation = locate(running.settings).cluster_id or ""
+    with platform(tmp_path / "var", **broker) as running:
+        incarnation = running.start_broker()
         with Sender(running.settings, rate=500, motes=12) as sender:
             for round_number in range(max(2, ROUNDS)):
                 process = running.start("consume")

@@ -1,0 +1,129 @@
+"""`sieis setup`: what SIEIS needs on its servers, made where it is missing: topics, buckets, InfluxDB; and a first .env.
+
+Belongs here: the order and what is printed. Not here: how a topic, a bucket or a token is made.
+"""
+
+import os
+import re
+import secrets
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+
+from sieis_cli.context import load_settings
+from sieis_platform.errors import FatalError
+
+if TYPE_CHECKING:
+    from sieis_platform.settings import Settings
+
+_ENV_FILE: Final = Path(".env")
+_INFLUX_TOKEN: Final = "SIEIS_INFLUX_TOKEN"  # noqa: S105 - the name of a variable
+
+#: Variable -> bytes of randomness. What another program must know beforehand (Kafka's password) cannot be made up here.
+GENERATED: Final = {
+    "SIEIS_API_KEY": 32,
+    "SIEIS_S3_ACCESS_KEY_ID": 10,  # MinIO takes 3 to 20 characters
+    "SIEIS_S3_SECRET_ACCESS_KEY": 20,  # and 8 to 40 of the secret
+    "SIEIS_INFLUX_ADMIN_TOKEN": 32,
+}
+
+
+class EnvFileError(FatalError):
+    """The .env file is there already, or cannot be written."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `setup` to `app`."""
+    app.command("setup")(setup)
+
+
+def setup(
+    *,
+    write_env: Annotated[
+        bool, typer.Option("--write-env", help="Only write .env with strong new secrets (never over one that is there).")
+    ] = False,
+    grow_partitions: Annotated[
+        bool, typer.Option("--grow-partitions", help="Give an existing topic the partitions it lacks; this moves keys.")
+    ] = False,
+) -> None:
+    """Make what SIEIS needs on the servers of the settings: topics, buckets, InfluxDB's buckets and token.
+
+    What is there already stays as it is, and is reported where it differs from the settings. Twice is like once. On the
+    embedded setting there is nothing to do.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    if write_env:
+        write_env_file(_ENV_FILE)
+        console.print(f"wrote {_ENV_FILE} (readable by you only) with {len(GENERATED)} new secrets")
+        return
+    settings = load_settings()
+    _topics(settings, console, grow=grow_partitions)
+    _buckets(settings, console)
+    _influx(settings, console)
+
+
+def write_env_file(path: Path) -> None:
+    """Write `path`, readable by its owner only, with a new secret for each of GENERATED.
+
+    Raises: EnvFileError where it exists, be it a broken link.
+    """
+    lines = ["# Secrets made by `sieis setup --write-env`. Keep them; every other setting is in .env.example."]
+    lines += [f"{name}={secrets.token_hex(size)}" for name, size in GENERATED.items()]
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise EnvFileError(f"{path} is there already; it is not overwritten. Move it away to make a new one") from None
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def _topics(settings: "Settings", console: Console, *, grow: bool) -> None:
+    if settings.embedded_broker:
+        console.print("topics: the embedded broker makes them itself")
+        return
+    from sieis_streaming.topics import ensure_topics
+
+    for topic in ensure_topics(settings, grow=grow):
+        grown = f"grown from {topic.grown_from}" if topic.grown_from else "there already"
+        console.print(f"topic {topic.name}: {'made' if topic.made else grown}, {topic.partitions} partitions")
+        for difference in topic.differences:
+            console.print(f"  [yellow]differs[/]: {difference}")
+
+
+def _buckets(settings: "Settings", console: Console) -> None:
+    from sieis_platform.stores.s3 import bucket_of, is_s3, make_bucket
+
+    uris = [uri for uri in (settings.archive_location, settings.marts_location) if is_s3(uri)]
+    if not uris:
+        console.print("buckets: archive and marts are folders, made when first written")
+    for name in dict.fromkeys(bucket_of(uri) for uri in uris):
+        console.print(f"bucket {name}: {'made' if make_bucket(settings, name).made else 'there already'}")
+
+
+def _influx(settings: "Settings", console: Console) -> None:
+    """InfluxDB's organisation, buckets and token; the token goes into .env, never onto the screen."""
+    if not getattr(settings, "influx_url", ""):
+        console.print("hot store: SQLite makes itself when first written")
+        return
+    token: str = import_module("sieis_platform.stores.influx.setup").prepare(settings)
+    console.print("InfluxDB: buckets, retention and token are there")
+    current = getattr(settings, "influx_token", None)
+    if current is not None and current.get_secret_value() == token:
+        return
+    keep_token(_ENV_FILE, token)
+    console.print(f"{_INFLUX_TOKEN} is now in {_ENV_FILE}")
+
+
+def keep_token(path: Path, token: str) -> None:
+    """Put the token InfluxDB made into `path`, in place of the one that is there; the file stays its owner's only."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept = re.sub(rf"(?m)^{_INFLUX_TOKEN}=.*\n?", "", text)
+    if kept and not kept.endswith("\n"):
+        kept += "\n"
+    draft = path.with_name(f"{path.name}.new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"{kept}{_INFLUX_TOKEN}={token}\n")
+    draft.replace(path)

@@ -1,0 +1,221 @@
+"""What only a real Kafka does to its consumers: zombies, rebalance storms, topics made again, retention, its own death."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from polars.testing import assert_frame_equal
+
+from sieis_streaming.broker import client_config, locate
+from sieis_streaming.topics import ensure_topics
+from tests.faults.harness import (
+    COMPARED,
+    ROUNDS,
+    Platform,
+    Sender,
+    archived,
+    eventually,
+    frame,
+    platform,
+    seeded,
+    wait_until_archived,
+    wait_until_hot,
+)
+from tools.services.instance import Instance
+
+pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(600)]
+
+SESSION_SECONDS = 3
+
+
+@pytest.fixture
+def running(kafka: Instance, tmp_path: Path) -> Iterator[Platform]:
+    with platform(
+        tmp_path / "var", kafka_bootstrap=kafka.address, kafka_session_timeout_seconds=SESSION_SECONDS
+    ) as made:
+        yield made
+
+
+def _sent(sender: Sender, count: int) -> None:
+    for _ in range(count):
+        record = sender.unique()
+        sender.send(record, record["mote_id"])
+    sender.flush()
+
+
+def _all_archived_once(running: Platform, sender: Sender, incarnation: str) -> None:
+    """Everything sent is in the archive at its position, and `sieis verify` is clean."""
+    wait_until_archived(running.settings, sender.ends(), incarnation)
+    rows = archived(running.settings).filter(pl.col("source") == f"stream:{incarnation}")
+    assert_frame_equal(rows.select(COMPARED).sort(COMPARED[:2]), frame(sender.sent))
+    accounts = running.verify()["accounts"]
+    assert sum(account["lost"] + account["duplicates"] + account["dead"] for account in accounts) == 0
+
+
+def _owns(running: Platform, partitions: int) -> None:
+    eventually(
+        lambda: running.metric("sieis_assigned_partitions", sink="archive") == partitions,
+        f"{partitions} partitions with the consumer started last",
+    )
+
+
+@pytest.mark.parametrize("moment", ["before the new owner commits", "after the new owner has committed"])
+def test_a_consumer_stopped_past_its_session_changes_nothing_when_it_goes_on(running: Platform, moment: str) -> None:
+    incarnation = running.start_broker()
+    before = moment.startswith("before")
+    with Sender(running.settings) as sender:
+        zombie = running.start("consume", "--sink", "archive", archive_flush_seconds=1)
+        _owns(running, 6)
+        # The new owner flushes late, so that the old one goes on with its buffer full and the positions unmoved.
+        running.start("consume", "--sink", "archive", archive_flush_seconds=6 if before else 0.5)
+        _owns(running, 3)
+        for _ in range(2):
+            zombie.send_signal(signal.SIGSTOP)
+            try:
+                _owns(running, 6)
+                if not before:
+                    wait_until_archived(running.settings, sender.ends(), incarnation)
+            finally:
+                zombie.send_signal(signal.SIGCONT)
+            _owns(running, 3)
+    _all_archived_once(running, sender, incarnation)
+
+
+def test_a_rebalance_storm_loses_and_repeats_nothing(running: Platform) -> None:
+    incarnation = running.start_broker()
+    random = seeded()
+    members = []
+    with Sender(running.settings) as sender:
+        for _ in range(2 * ROUNDS):
+            members.append(running.start("consume"))
+            time.sleep(1)  # the storm's own rhythm: there is nothing to wait for
+            if len(members) > 3:
+                member = members.pop(random.randrange(len(members)))
+                member.send_signal(random.choice([signal.SIGTERM, signal.SIGKILL]))
+        for member in members[1:]:
+            member.send_signal(signal.SIGTERM)
+    _all_archived_once(running, sender, incarnation)
+    wait_until_hot(running.settings, len(sender.sent))
+
+
+@pytest.mark.parametrize("second", [300, 900], ids=["fewer records than before", "more records than before"])
+def test_a_topic_made_again_under_a_running_consumer_is_read_from_its_first_record(
+    running: Platform, second: int
+) -> None:
+    first_incarnation = running.start_broker()
+    consumer = running.start("consume")
+    first = Sender(running.settings)
+    _sent(first, 600)
+    _all_archived_once(running, first, first_incarnation)
+    wait_until_hot(running.settings, 600)
+
+    admin = AdminClient(client_config(running.settings, locate(running.settings)))
+    topic = running.settings.kafka_topic
+    admin.delete_topics([topic])[topic].result(20)
+    eventually(lambda: topic not in admin.list_topics(timeout=5).topics, "the topic deleted")
+    ensure_topics(running.settings)
+    second_incarnation = running.incarnation()
+    assert second_incarnation != first_incarnation
+    again = Sender(running.settings)
+    again._count = 600  # readings never sent before, at positions that the deleted topic had too
+    _sent(again, second)
+
+    _all_archived_once(running, again, second_incarnation)
+    wait_until_hot(running.settings, 600 + second)
+    running.stop(consumer)
+
+
+def test_a_topic_made_again_while_nobody_looked_is_read_from_its_first_record(running: Platform) -> None:
+    running.start_broker()
+    consumer = running.start("consume")
+    first = Sender(running.settings)
+    _sent(first, 300)
+    wait_until_hot(running.settings, 300)
+    running.stop(consumer)
+    admin = AdminClient(client_config(running.settings, locate(running.settings)))
+    topic = running.settings.kafka_topic
+    admin.delete_topics([topic])[topic].result(20)
+    eventually(lambda: topic not in admin.list_topics(timeout=5).topics, "the topic deleted")
+    ensure_topics(running.settings)
+    again = Sender(running.settings)
+    again._count = 300
+    _sent(again, 900)
+    running.start("consume")
+    _all_archived_once(running, again, running.incarnation())
+    wait_until_hot(running.settings, 1_200)
+
+
+def test_partitions_grown_under_a_running_consumer_lose_and_repeat_nothing(running: Platform) -> None:
+    incarnation = running.start_broker()
+    running.start("consume")
+    sender = Sender(running.settings)
+    _sent(sender, 600)
+    more = running.settings.model_copy(update={"kafka_partitions": 12})
+    assert [report.grown_from for report in ensure_topics(more, grow=True)] == [6, None]
+    grown = Sender(running.settings)
+    grown._count = 600
+    _sent(grown, 600)
+    grown.sent |= sender.sent
+    assert len(grown.ends()) > 6, "no key moved to a new partition"
+    _all_archived_once(running, grown, incarnation)
+    wait_until_hot(running.settings, 1_200)
+
+
+def test_kafka_killed_under_load_loses_and_repeats_nothing(running: Platform, kafka: Instance) -> None:
+    incarnation = running.start_broker()
+    consumer = running.start("consume")
+    with Sender(running.settings) as sender:
+        for _ in range(2):
+            sent = len(sender.sent)
+            eventually(lambda sent=sent: len(sender.sent) > sent + 1_500, "sent on")
+            kafka.kill()
+            kafka.start()
+    _all_archived_once(running, sender, incarnation)
+    wait_until_hot(running.settings, len(sender.sent))
+    running.stop(consumer)
+
+
+def test_an_archive_outage_beyond_the_retention_is_in_ledger_metric_and_log(
+    kafka: Instance, s3: Instance, tmp_path: Path
+) -> None:
+    own = {"s3_endpoint_url": s3.address, "s3_allow_http": True, "s3_timeout_seconds": 2,
+           "s3_access_key_id": s3.credentials["access_key"], "s3_secret_access_key": s3.credentials["secret_key"],
+           "archive_uri": f"s3://drill-{time.time_ns()}/readings", "archive_flush_rows": 500}  # fmt: skip
+    with platform(tmp_path / "var", kafka_bootstrap=kafka.address, **own) as running:
+        assert running.run("setup").returncode == 0
+        incarnation = running.incarnation()
+        running.start("consume")
+        sender = Sender(running.settings)
+        _sent(sender, 600)
+        _all_archived_once(running, sender, incarnation)
+        s3.kill()
+        try:
+            _sent(sender, 4_000)
+            # The hot store goes on meanwhile.
+            wait_until_hot(running.settings, 4_600)
+            eventually(lambda: running.metric("sieis_errors_total", sink="archive", kind="ArchiveUnavailableError") > 0, "outage")
+            admin = AdminClient(client_config(running.settings, locate(running.settings)))
+            kept = {partition: end - 20 for partition, end in sender.ends().items()}
+            topic = running.settings.kafka_topic
+            parts = [TopicPartition(topic, partition, first) for partition, first in kept.items()]
+            for future in admin.delete_records(parts).values():
+                future.result(20)
+        finally:
+            s3.start()
+        wait_until_archived(running.settings, sender.ends(), incarnation)
+        rows = archived(running.settings).select(COMPARED).sort(COMPARED[:2])
+        expected = frame(sender.sent)
+        assert rows.join(expected, on=COMPARED, how="anti", nulls_equal=True).is_empty()
+        lost = sum(account["lost"] for account in running.verify()["accounts"])
+        assert lost == expected.height - rows.height > 0
+        eventually(lambda: running.metric("sieis_records_lost_total", sink="archive") == lost, f"{lost} lost in the metric")
+        errors = [line for line in running.log.read_text().splitlines() if "they are lost" in line]
+        assert errors
+        assert all('"level": "error"' in line for line in errors)
+        for secret in s3.credentials["secret_key"], "X-Amz-Signature":
+            assert secret not in running.log.read_text()
