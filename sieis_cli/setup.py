@@ -1,4 +1,4 @@
-"""`sieis setup`: what SIEIS needs on its servers, made where it is missing: topics, buckets, InfluxDB; and a first .env.
+"""`sieis setup`: what SIEIS needs on its servers, made where missing: topics, buckets, InfluxDB; and a first .env.
 
 Belongs here: the order and what is printed. Not here: how a topic, a bucket or a token is made.
 """
@@ -43,7 +43,8 @@ def register(app: typer.Typer) -> None:
 def setup(
     *,
     write_env: Annotated[
-        bool, typer.Option("--write-env", help="Only write .env with strong new secrets (never over one that is there).")
+        bool,
+        typer.Option("--write-env", help="Only write .env with strong new secrets (never over one that is there)."),
     ] = False,
     grow_partitions: Annotated[
         bool, typer.Option("--grow-partitions", help="Give an existing topic the partitions it lacks; this moves keys.")

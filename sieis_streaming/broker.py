@@ -34,6 +34,7 @@ _METADATA_SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 0.5  # loopback answers or refuses in far less
 _LOOK_SECONDS: Final = 0.05  # how often the address file is looked at while waiting
 _ATTEMPTS: Final = 20  # clusters made in search of an unused address; the second one nearly always is
+_URL_SAFE: Final = str.maketrans("+/", "-_")
 _REMEMBERED: Final = 1_000  # earlier addresses kept; one a start
 
 
@@ -215,7 +216,8 @@ def incarnation(
         if not isinstance(client, AdminClient):
             client = AdminClient(client_config(settings, locate(settings)))
         asked = client.describe_topics(TopicCollection([topic]), request_timeout=timeout)
-        return str(asked[topic].result().topic_id)
+        # librdkafka writes the id with "+" and "/", Kafka's own tools with "-" and "_"; "/" parts what a position is.
+        return str(asked[topic].result().topic_id).translate(_URL_SAFE)
     except KafkaException as error:
         cause: KafkaError = error.args[0]
         if cause.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):

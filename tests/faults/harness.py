@@ -213,7 +213,7 @@ class Sender:
     def ends(self) -> dict[int, int]:
         """Per partition, the position after the last one sent."""
         ends: dict[int, int] = {}
-        for partition, offset in self.sent:
+        for partition, offset in list(self.sent):  # the thread goes on adding
             ends[partition] = max(ends.get(partition, 0), offset + 1)
         return ends
 

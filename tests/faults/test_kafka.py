@@ -1,4 +1,4 @@
-"""What only a real Kafka does to its consumers: zombies, rebalance storms, topics made again, retention, its own death."""
+"""What only a real Kafka does to its consumers: zombies, storms, topics made again, retention, its own death."""
 
 import signal
 import time
@@ -198,7 +198,10 @@ def test_an_archive_outage_beyond_the_retention_is_in_ledger_metric_and_log(
             _sent(sender, 4_000)
             # The hot store goes on meanwhile.
             wait_until_hot(running.settings, 4_600)
-            eventually(lambda: running.metric("sieis_errors_total", sink="archive", kind="ArchiveUnavailableError") > 0, "outage")
+            eventually(
+                lambda: running.metric("sieis_errors_total", sink="archive", kind="ArchiveUnavailableError") > 0,
+                "outage",
+            )
             admin = AdminClient(client_config(running.settings, locate(running.settings)))
             kept = {partition: end - 20 for partition, end in sender.ends().items()}
             topic = running.settings.kafka_topic
@@ -213,7 +216,9 @@ def test_an_archive_outage_beyond_the_retention_is_in_ledger_metric_and_log(
         assert rows.join(expected, on=COMPARED, how="anti", nulls_equal=True).is_empty()
         lost = sum(account["lost"] for account in running.verify()["accounts"])
         assert lost == expected.height - rows.height > 0
-        eventually(lambda: running.metric("sieis_records_lost_total", sink="archive") == lost, f"{lost} lost in the metric")
+        eventually(
+            lambda: running.metric("sieis_records_lost_total", sink="archive") == lost, f"{lost} lost in the metric"
+        )
         errors = [line for line in running.log.read_text().splitlines() if "they are lost" in line]
         assert errors
         assert all('"level": "error"' in line for line in errors)
