@@ -154,7 +154,7 @@ def read_all(consumer: Consumer, dlq_topic: str) -> list[KeptLetter]:
             with contextlib.suppress(DeadLetterNotFoundError):
                 letter = _kept(message, ours)
                 known = letters.get(letter.position, letter)
-                letters[letter.position] = min(known, letter, key=_died)
+                letters[letter.position] = min(known, letter, key=_when)
         elif _REPLAYED in ours:
             replayed.add(ours[_REPLAYED])
     came_back = {letter.replay_of for letter in letters.values() if letter.replay_of}
@@ -172,10 +172,6 @@ def to_replay(letters: Iterable[KeptLetter]) -> list[KeptLetter]:
 def _when(letter: KeptLetter) -> tuple[dt.datetime, Position]:
     """Each partition of the topic has its own order; those that died in one flush are told apart by position."""
     return letter.dead_since or _UNKNOWN, letter.position
-
-
-def _died(letter: KeptLetter) -> dt.datetime:
-    return letter.dead_since or dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 def _with_status(letter: KeptLetter, replayed: set[str], came_back: set[str]) -> KeptLetter:

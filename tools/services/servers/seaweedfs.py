@@ -57,8 +57,9 @@ class SeaweedFS(S3Server):
             f"-{role}.port{grpc}={place.ports[f'{port}{grpc}']}" for role, port in _PORTS.items() for grpc in _KINDS
         ]
         options = [f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={place.data}", "-master.volumeSizeLimitMB=256"]
-        # Its further services would listen on fixed ports; the wait before a stop is for a cluster's other nodes.
-        off = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.preStopSeconds=0", "-volume.max=0"]
+        # Its further services would listen on fixed ports; the waits (10 s each) are for a cluster's other nodes.
+        off = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=0", "-master.telemetry=false"]
+        off += ["-volume.preStopSeconds=0", "-master.electionTimeout=1s"]
         more = [*off, "-s3", f"-s3.config={place.folder / 's3.json'}"]
         return Launch([str(place.home / "weed"), "-logtostderr=true", "server", *options, *more, *ports])
 
