@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 _ENV_FILE: Final = Path(".env")
 _INFLUX_TOKEN: Final = "SIEIS_INFLUX_TOKEN"  # noqa: S105 - the name of a variable
 
-#: Variable -> bytes of randomness. What another program must know beforehand (Kafka's password) cannot be made up here.
+#: The names of one secret -> bytes of randomness. Those with SIEIS_ are read by SIEIS on this machine, the others by
+#: docker-compose.yml. What another program must know beforehand (Kafka's password) cannot be made up here.
 GENERATED: Final = {
-    "SIEIS_API_KEY": 32,
-    "SIEIS_S3_ACCESS_KEY_ID": 10,  # MinIO takes 3 to 20 characters
-    "SIEIS_S3_SECRET_ACCESS_KEY": 20,  # and 8 to 40 of the secret
-    "SIEIS_INFLUX_ADMIN_TOKEN": 32,
+    ("SIEIS_API_KEY",): 32,
+    ("S3_SECRET_ACCESS_KEY", "SIEIS_S3_SECRET_ACCESS_KEY"): 20,  # MinIO takes 8 to 40 characters
+    ("INFLUX_ADMIN_TOKEN", "SIEIS_INFLUX_ADMIN_TOKEN"): 32,
+    ("POSTGRES_PASSWORD",): 24,
+    ("REDIS_PASSWORD",): 24,
 }
+_S3_USER: Final = "SIEIS_S3_ACCESS_KEY_ID=sieis"
 
 
 class EnvFileError(FatalError):
@@ -72,7 +75,10 @@ def write_env_file(path: Path) -> None:
     Raises: EnvFileError where it exists, be it a broken link.
     """
     lines = ["# Secrets made by `sieis setup --write-env`. Keep them; every other setting is in .env.example."]
-    lines += [f"{name}={secrets.token_hex(size)}" for name, size in GENERATED.items()]
+    lines.append(_S3_USER)
+    for names, size in GENERATED.items():
+        secret = secrets.token_hex(size)
+        lines += [f"{name}={secret}" for name in names]
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -26,14 +26,17 @@ def test_the_file_is_the_owners_only_and_its_settings_are_strong(tmp_path: Path)
     path = tmp_path / ".env"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     values = dict(line.split("=", 1) for line in path.read_text().splitlines() if not line.startswith("#"))
-    assert values.keys() == GENERATED.keys()
-    assert len(set(values.values())) == len(values)
-    assert all(len(value) >= 20 for value in values.values())
+    assert values.pop("SIEIS_S3_ACCESS_KEY_ID") == "sieis"
+    assert values.keys() == {name for names in GENERATED for name in names}
+    assert len(set(values.values())) == len(GENERATED)
+    assert all(len(value) >= 40 for value in values.values())
     assert not any(value in done.output for value in values.values())
     settings = Settings()
     assert isinstance(settings.api_key, SecretStr)
     assert settings.api_key.get_secret_value() == values["SIEIS_API_KEY"]
-    assert settings.s3_access_key_id == values["SIEIS_S3_ACCESS_KEY_ID"]
+    assert settings.s3_access_key_id == "sieis"
+    assert settings.s3_secret_access_key is not None
+    assert settings.s3_secret_access_key.get_secret_value() == values["S3_SECRET_ACCESS_KEY"]
 
 
 def test_a_file_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
