@@ -126,9 +126,9 @@ def test_a_refresh_redraws_no_chart_and_no_table(browser: Browser, site: str):
     with opened(browser, site) as page:
         refreshed(page)
         drawn = "[data-testid=stVegaLiteChart] svg.marks, [data-testid=stDataFrame] canvas"
+        page.wait_for_function(f"() => document.querySelectorAll('{drawn}').length >= 4")
         count = page.evaluate(f"() => (window.drawn = [...document.querySelectorAll('{drawn}')]).length")
         refreshed(page)
-        assert count >= 4
         assert page.evaluate("() => window.drawn.filter(e => e.isConnected).length") == count
 
 

@@ -27,7 +27,7 @@ from sieis_platform.stores.open import open_archive, open_hot
 from sieis_streaming.broker import client_config, locate
 
 NOW_NS = time.time_ns() // 1_000_000_000 * 1_000_000_000
-ROUNDS = int(os.environ.get("SIEIS_TEST_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("SIEIS_TEST_ROUNDS", "2"))
 """Random kills a test makes; CI makes few, `SIEIS_TEST_ROUNDS=20 make test` makes as many as the issue asks for."""
 
 
