@@ -3,6 +3,8 @@
 Belongs here: buffering between two writes. Not here: how a store writes (sieis_platform.stores).
 """
 
+import time
+
 import polars as pl
 
 from sieis_platform import crash
@@ -15,13 +17,17 @@ from sieis_streaming.sinks.base import OffsetRange
 
 
 class HotSink:
-    """Writes every poll at once: freshness is what this store is for."""
+    """Writes as soon as it pays: every poll into SQLite; into InfluxDB a batch, or what there is after a second."""
 
     name: SinkName = "hot"
 
     def __init__(self, store: HotStore, settings: Settings, metrics: ConsumerMetrics) -> None:
         self._store = store
         self._most_rows = settings.poll_records_loaded
+        influx = settings.hot_store == "influx"
+        self._batch_rows = settings.influx_batch_rows if influx else 1
+        self._batch_seconds = settings.influx_flush_seconds if influx else 0.0
+        self._since = 0.0
         self._metrics = metrics
         self._frames: list[pl.DataFrame] = []
         self._rows = 0
@@ -39,6 +45,8 @@ class HotSink:
 
     def add(self, decoded: Decoded) -> None:
         """Buffer the readings; dead letters are the archive group's business, here only their offsets count."""
+        if not self._next:
+            self._since = time.monotonic()
         if decoded.rows.height:
             self._frames.append(decoded.rows)
             self._rows += decoded.rows.height
@@ -50,8 +58,10 @@ class HotSink:
             self._metrics.dead_letters.labels(self.name, letter.reason.value).inc()
 
     def due(self) -> bool:
-        """Always, if there is anything."""
-        return bool(self._next)
+        """Whether a batch is full, or the oldest of what there is has waited long enough."""
+        return bool(self._next) and (
+            self._rows >= self._batch_rows or time.monotonic() - self._since >= self._batch_seconds
+        )
 
     def full(self) -> bool:
         """No more than one loaded poll waits."""
@@ -66,7 +76,7 @@ class HotSink:
             outcome = self._store.write_readings(rows)
             crash.point("hot.after_write")
             self._metrics.flushes.labels(self.name).inc()
-            self._metrics.written(self.name, rows, outcome.beyond_retention)
+            self._metrics.written(self.name, rows, outcome.beyond_retention, outcome.refused)
         self._clear()
         return offsets
 
