@@ -11,9 +11,12 @@ from typing import Any, Final
 
 import httpx
 import polars as pl
+import structlog
 
 from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError
 from sieis_platform.stores.influx import answers
+
+log = structlog.get_logger(__name__)
 
 #: The API answers at most 40 requests at once (its thread pool); a few more for the consumer and Dagster.
 _CONNECTIONS: Final = 48
@@ -89,10 +92,6 @@ class InfluxClient:
         answer = self._send(method, f"/api/v2{path}", expected=done, params=params, json=body)
         return answer.json()
 
-    def ping(self) -> None:
-        """Return if the server answers. Raises: HotStoreUnavailableError, HotStoreError."""
-        self._send("GET", "/ping", expected=(HTTPStatus.NO_CONTENT, HTTPStatus.OK))
-
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -113,16 +112,30 @@ class InfluxClient:
 def _parse(address: str, text: bytes, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
     if not text.strip():
         return pl.DataFrame(schema=schema)
-    header = text[: text.index(b"\n")].strip().decode().split(",")
-    if missing := set(schema) - set(header):
-        # A query that fails after its first rows were sent answers 200 and a table `error,reference`.
-        raise HotStoreUnavailableError(f"InfluxDB at {address} broke a query off ({_shown(text)}; lacks {missing})")
-    raw = {name: pl.String() if isinstance(dtype, pl.Datetime) else dtype for name, dtype in schema.items()}
+    header = text.split(b"\n", 1)[0].decode(errors="replace").strip().split(",")
+    # A query that fails after its first rows were sent answers 200 and ends with a table `error,reference`.
+    if b"error,reference" in text or not set(schema) <= set(header):
+        raise HotStoreUnavailableError(f"InfluxDB at {address} broke a query off ({_shown(text)})")
     try:
-        frame = pl.read_csv(io.BytesIO(text), columns=list(schema), schema_overrides=raw)
+        return pl.read_csv(io.BytesIO(text), columns=list(schema), schema_overrides=schema)
+    except pl.exceptions.ComputeError:
+        return _mixed(address, text, schema)
+
+
+def _mixed(address: str, text: bytes, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The rows that fit `schema` where some do not: somebody else has written a field with another type.
+
+    Then there are several tables, each with a header.
+    """
+    try:
+        frame = pl.read_csv(io.BytesIO(text), columns=list(schema), infer_schema=False)
     except pl.exceptions.ComputeError as error:
         raise HotStoreUnavailableError(f"InfluxDB at {address} broke a query off ({error})") from error
-    return frame
+    fitting = frame.with_columns(pl.col(name).cast(dtype, strict=False) for name, dtype in schema.items()).drop_nulls()
+    headers = text.count(b"\n,result,")
+    if foreign := frame.height - fitting.height - headers:
+        log.warning("values of another type in InfluxDB are left out", values=foreign)
+    return fitting
 
 
 def _shown(text: bytes) -> str:

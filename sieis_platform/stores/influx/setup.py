@@ -92,7 +92,12 @@ def _token(client: InfluxClient, org: str, buckets: list[str]) -> str:
     wanted = {(action, bucket) for bucket in dict.fromkeys(buckets) for action in ("read", "write")}
     for found in client.api("GET", "/authorizations", params={"orgID": org})["authorizations"]:
         granted = {(one["action"], one["resource"].get("id")) for one in found["permissions"]}
-        if found["description"] == _DESCRIPTION and found["status"] == "active" and granted == wanted and found["token"]:
+        if (
+            found["description"] == _DESCRIPTION
+            and found["status"] == "active"
+            and granted == wanted
+            and found["token"]
+        ):
             return found["token"]
     permissions = [
         {"action": action, "resource": {"type": "buckets", "id": bucket, "orgID": org}}

@@ -15,6 +15,7 @@ from sieis_platform.reading import FIELDS, READING_SCHEMA
 from sieis_platform.stores.hot import (
     AGGREGATE_SCHEMA,
     LATEST_SCHEMA,
+    HotStoreError,
     Period,
     WriteOutcome,
 )
@@ -170,8 +171,10 @@ class InfluxHotStore:
         return rows.select(AGGREGATE_SCHEMA.names()).cast(AGGREGATE_SCHEMA).sort("period_start", "mote_id")
 
     def ping(self) -> None:
-        """See HotStore."""
-        self._client.ping()
+        """See HotStore; the token must be good and show the bucket."""
+        found = self._client.api("GET", "/buckets", params={"org": self._client.org, "name": self._bucket})
+        if not found.get("buckets"):
+            raise HotStoreError(f"InfluxDB at {self._client.address} has no bucket {self._bucket}; run `sieis setup`")
 
     def close(self) -> None:
         """See HotStore."""
@@ -203,20 +206,17 @@ class InfluxHotStore:
     def _rows(self, flux: str, fields: Sequence[str], also: Sequence[str] = ()) -> pl.DataFrame:
         """Columns mote_id, timestamp, `fields` and `also`, of rows that are there in all their fields."""
         kind = pl.String() if also else pl.Float64()
-        for _ in range(_TORN_ATTEMPTS):
+        bits = range(len(fields))
+        whole = pl.all_horizontal(_is_present(bit) <= pl.col(fields[bit]).is_not_null() for bit in bits)
+        attempt = 0
+        while True:
             rows = _wide(self._values(flux, kind), (*fields, PRESENT, *also))
             rows = rows.with_columns(pl.col(*fields, PRESENT).cast(pl.Float64))
-            whole = pl.all_horizontal(
-                _is_present(bit) <= pl.col(field).is_not_null() for bit, field in enumerate(fields)
-            )
-            torn = rows.filter(~whole)
-            if torn.is_empty():
-                break
+            complete, attempt = rows.filter(whole), attempt + 1
             # InfluxDB reads series by series: a write between two of them is seen in one field and not in the other.
-            log.debug("rows were being written while they were read", rows=torn.height)
-        return rows.filter(whole).with_columns(
-            pl.when(_is_present(bit)).then(pl.col(field)) for bit, field in enumerate(fields)
-        )
+            if complete.height == rows.height or attempt == _TORN_ATTEMPTS:
+                return complete.with_columns(pl.when(_is_present(bit)).then(pl.col(fields[bit])) for bit in bits)
+            log.debug("rows were being written while they were read", rows=rows.height - complete.height)
 
     def _values(self, flux: str, kind: pl.DataType) -> pl.DataFrame:
         """Columns mote_id, timestamp, _field, _value (of `kind`)."""
