@@ -40,7 +40,7 @@ def _open_influx(settings: Settings) -> HotStore:
         org=settings.influx_org,
         token=settings.influx_token.get_secret_value(),
         timeout_seconds=settings.influx_timeout_seconds,
-        compress=settings.influx_gzip,
+        compress=settings.influx_compress,
     )
     return InfluxHotStore(
         client,

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 #: The API answers at most 40 requests at once (its thread pool); a few more for the consumer and Dagster.
 _CONNECTIONS: Final = 48
-#: Level 1: line protocol shrinks to a fifth, at 1/3 of the CPU time of level 6.
+#: Line protocol shrinks to a fifth (178 to 37 bytes a row) for about 1 µs a row.
 _GZIP_LEVEL: Final = 1
 _CONNECT_SECONDS: Final = 3.0
 
