@@ -223,6 +223,16 @@ class Settings(BaseSettings):
         return "influx" if self.influx_url else "sqlite"
 
     @property
+    def hot_batch_rows(self) -> int:
+        """Readings the consumer writes at once; SQLite takes them as they come."""
+        return self.influx_batch_rows if self.hot_store == "influx" else 1
+
+    @property
+    def hot_batch_seconds(self) -> float:
+        """How long a reading waits for a batch to fill, in seconds."""
+        return self.influx_flush_seconds if self.hot_store == "influx" else 0.0
+
+    @property
     def influx_compress(self) -> bool:
         """Whether to compress what is sent to InfluxDB: on the same machine it costs a third of the rate."""
         if self.influx_gzip is not None:

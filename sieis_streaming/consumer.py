@@ -135,7 +135,8 @@ class SinkConsumer:
                     deadline = time.monotonic() + _STOP_FLUSH_SECONDS
                     stop.wait(wait_seconds)
                 else:
-                    time.sleep(wait_seconds)  # nothing can end this wait early: stop is set already
+                    # Nothing can end this wait early: stop is set already. The end of a stop waits for no store.
+                    time.sleep(min(wait_seconds, max(0.0, deadline - time.monotonic())))
             else:
                 return
 

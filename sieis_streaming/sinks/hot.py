@@ -8,7 +8,6 @@ import time
 import polars as pl
 
 from sieis_platform import crash
-from sieis_platform.settings import Settings
 from sieis_platform.settings import Sink as SinkName
 from sieis_platform.stores.hot import HotStore
 from sieis_streaming.decode import Decoded
@@ -17,20 +16,23 @@ from sieis_streaming.sinks.base import OffsetRange
 
 
 class HotSink:
-    """Writes as soon as it pays: every poll into SQLite; into InfluxDB a batch, or what there is after a second."""
+    """Writes every poll at once, as freshness is what this store is for, or what pays where each write has a price.
+
+    That is at least `batch_rows`, or what there is once the oldest has waited for `batch_seconds`.
+    """
 
     name: SinkName = "hot"
 
-    def __init__(self, store: HotStore, settings: Settings, metrics: ConsumerMetrics) -> None:
+    def __init__(
+        self, store: HotStore, metrics: ConsumerMetrics, *, batch_rows: int = 1, batch_seconds: float = 0.0
+    ) -> None:
         self._store = store
-        self._most_rows = settings.poll_records_loaded
-        influx = settings.hot_store == "influx"
-        self._batch_rows = settings.influx_batch_rows if influx else 1
-        self._batch_seconds = settings.influx_flush_seconds if influx else 0.0
+        self._batch_rows = batch_rows
+        self._batch_seconds = batch_seconds
         self._since = 0.0
+        self._rows = 0
         self._metrics = metrics
         self._frames: list[pl.DataFrame] = []
-        self._rows = 0
         self._next: dict[int, int] = {}
 
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
@@ -62,10 +64,6 @@ class HotSink:
         return bool(self._next) and (
             self._rows >= self._batch_rows or time.monotonic() - self._since >= self._batch_seconds
         )
-
-    def full(self) -> bool:
-        """No more than one loaded poll waits."""
-        return self._rows >= self._most_rows
 
     def flush(self) -> dict[int, int]:
         """Write the buffered readings."""

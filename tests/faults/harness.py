@@ -65,11 +65,12 @@ class Platform:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str, **settings: object) -> subprocess.Popen[bytes]:
-        self.metrics_port = free_port()
+        if command[0] == "consume":
+            self.metrics_port = free_port()
+            settings["metrics_port"] = self.metrics_port
         environment = {
             **os.environ,
             **self.environment,
-            "SIEIS_METRICS_PORT": str(self.metrics_port),
             **{f"SIEIS_{name.upper()}": str(value) for name, value in settings.items()},
         }
         with self.log.open("ab") as log:
@@ -91,7 +92,7 @@ class Platform:
         )
 
     def metric(self, name: str, **labels: str) -> float:
-        """A figure of the process started last, 0 while there is none."""
+        """A figure of the consumer started last, 0 while there is none."""
         try:
             text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics").text
         except httpx.ConnectError:

@@ -28,8 +28,7 @@ class Bench:
         self.path = folder / "hot.sqlite"
         self.store = SqliteHotStore(self.path, lock_seconds=0.05)
         self.metrics = ConsumerMetrics()
-        settings = topic.settings.model_copy(update={"poll_records_loaded": 3})
-        self.sink = HotSink(self.store, settings, self.metrics)
+        self.sink = HotSink(self.store, self.metrics)
 
     def poll(self, *values: bytes | None, partition: int = 0) -> Decoded:
         return decode(self.topic.through(*(Record(value) for value in values), partition=partition), 0)
@@ -67,21 +66,18 @@ def test_each_poll_is_due_at_once_and_nothing_never(bench: Bench) -> None:
     assert bench.stored() == [(1, NOW, 1.0)]
 
 
-def test_into_influxdb_a_batch_is_due_or_what_has_waited_long_enough(bench: Bench) -> None:
-    patient = {"influx_url": "http://127.0.0.1:1", "influx_batch_rows": 2, "influx_flush_seconds": 60}
-    sink = HotSink(bench.store, bench.topic.settings.model_copy(update=patient), bench.metrics)
-    sink.add(bench.poll(value(1, 1)))
-    assert not sink.due()
-    sink.add(bench.poll(value(2, 2)))
-    assert sink.due()
-    assert sink.flush() == {0: 2}
-    sink.add(bench.poll(value(3, 3)))
-    assert not sink.due()
-    assert sink.flush() == {0: 3}, "a stop or a rebalance waits for no batch"
+def test_where_a_write_has_a_price_a_full_batch_is_due_or_what_has_waited_long_enough(bench: Bench) -> None:
+    patient = HotSink(bench.store, bench.metrics, batch_rows=2, batch_seconds=60)
+    patient.add(bench.poll(value(1, 1)))
+    assert not patient.due()
+    patient.add(bench.poll(value(2, 2)))
+    assert patient.due()
+    assert patient.flush() == {0: 2}
+    patient.add(bench.poll(value(3, 3)))
+    assert not patient.due()
+    assert patient.flush() == {0: 3}, "a stop or a rebalance waits for no batch"
 
-    hasty = HotSink(
-        bench.store, bench.topic.settings.model_copy(update={**patient, "influx_flush_seconds": 0}), bench.metrics
-    )
+    hasty = HotSink(bench.store, bench.metrics, batch_rows=2, batch_seconds=0)
     assert not hasty.due()
     hasty.add(bench.poll(value(1, 1)))
     assert hasty.due()
@@ -90,7 +86,7 @@ def test_into_influxdb_a_batch_is_due_or_what_has_waited_long_enough(bench: Benc
 def test_what_the_store_refuses_is_counted_apart(bench: Bench) -> None:
     store = create_autospec(HotStore, instance=True)
     store.write_readings.return_value = WriteOutcome(written=1, beyond_retention=0, refused=2)
-    sink = HotSink(store, bench.topic.settings, bench.metrics)
+    sink = HotSink(store, bench.metrics)
     sink.add(bench.poll(value(1, 1), value(2, 2), value(3, 3)))
     assert sink.flush() == {0: 3}
     assert bench.metric("sieis_refused_total") == 2
@@ -137,11 +133,11 @@ def test_what_a_locked_store_refused_is_written_when_it_answers_again(bench: Ben
         bench.sink.add(bench.poll(value(2, 2), value(3, 3), value(1, 9)))
         with pytest.raises(HotStoreUnavailableError, match="locked"):
             bench.sink.flush()
-        assert bench.sink.full()
+        assert bench.sink.due()
         assert bench.metric("sieis_records_written_total") == 1
     assert bench.sink.flush() == {0: 4}
     assert bench.stored() == [(1, NOW, 9.0), (2, NOW, 2.0), (3, NOW, 3.0)]
-    assert not bench.sink.full()
+    assert not bench.sink.due()
 
 
 def test_what_was_revoked_is_not_written(bench: Bench) -> None:
