@@ -49,7 +49,12 @@ def consume(
     for name in dict.fromkeys(sink or Store):
         link = BrokerLink(settings)
         target = (
-            HotSink(open_hot(settings), metrics)
+            HotSink(
+                open_hot(settings),
+                metrics,
+                batch_rows=settings.hot_batch_rows,
+                batch_seconds=settings.hot_batch_seconds,
+            )
             if name is Store.HOT
             else ArchiveSink(open_archive(settings), link, settings, metrics)
         )

@@ -6,7 +6,6 @@ Belongs here: the order and what is printed. Not here: how a topic, a bucket or 
 import os
 import re
 import secrets
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -112,12 +111,14 @@ def _buckets(settings: "Settings", console: Console) -> None:
 
 def _influx(settings: "Settings", console: Console) -> None:
     """InfluxDB's organisation, buckets and token; the token goes into .env, never onto the screen."""
-    if not getattr(settings, "influx_url", ""):
+    if not settings.influx_url:
         console.print("hot store: SQLite makes itself when first written")
         return
-    token: str = import_module("sieis_platform.stores.influx.setup").prepare(settings)
+    from sieis_platform.stores.influx.setup import prepare
+
+    token = prepare(settings)
     console.print("InfluxDB: buckets, retention and token are there")
-    current = getattr(settings, "influx_token", None)
+    current = settings.influx_token
     if current is not None and current.get_secret_value() == token:
         return
     keep_token(_ENV_FILE, token)

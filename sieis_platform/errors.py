@@ -9,7 +9,14 @@ class SieisError(Exception):
 
 
 class RetriableError(SieisError):
-    """Will pass by itself: back off with jitter, keep the partitions paused and the group membership alive."""
+    """Will pass by itself: back off with jitter, keep the partitions paused and the group membership alive.
+
+    `retry_after_seconds` is how long the other side asks to be left alone, where it says so.
+    """
+
+    def __init__(self, *args: object, retry_after_seconds: float | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class RecordError(SieisError):

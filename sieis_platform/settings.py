@@ -7,6 +7,7 @@ Not here: what a setting does.
 import datetime as dt
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -157,6 +158,40 @@ class Settings(BaseSettings):
     hot_piece_milliseconds: float = Field(
         50, gt=0, description="Bulk writes to SQLite commit in pieces of about this long."
     )
+    influx_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/@?#\s]+(/[^@?#\s]*)?)?$",
+        description="Address of InfluxDB 2.7, without credentials; empty: the hot store is SQLite.",
+    )
+    influx_org: str = Field("sieis", min_length=1, description="Organisation in InfluxDB.")
+    influx_bucket: str = Field(
+        "sensor_data", min_length=1, description="Bucket of the readings and daily aggregates (hot_retention_days)."
+    )
+    influx_hourly_bucket: str = Field(
+        "sensor_data_hourly",
+        min_length=1,
+        description="Bucket of the hourly aggregates (influx_hourly_retention_days).",
+    )
+    influx_hourly_retention_days: int = Field(90, ge=1, description="Days InfluxDB keeps the hourly aggregates.")
+    influx_token: SecretStr | None = Field(
+        None, description="Token SIEIS reads and writes with; `sieis setup` makes one that may do nothing else."
+    )
+    influx_admin_token: SecretStr | None = Field(
+        None, description="Operator token of InfluxDB, used by `sieis setup` only."
+    )
+    influx_batch_rows: int = Field(
+        100, ge=1, description="Readings written to InfluxDB at once; fewer wait influx_flush_seconds."
+    )
+    influx_flush_seconds: float = Field(
+        1.0, ge=0, le=60, description="Longest time a reading waits for others before it is written to InfluxDB."
+    )
+    influx_request_rows: int = Field(
+        20_000, ge=1, le=1_000_000, description="Rows in one request to InfluxDB at most; larger writes take several."
+    )
+    influx_timeout_seconds: float = Field(10, gt=0, le=300, description="Longest wait for an answer of InfluxDB.")
+    influx_gzip: bool | None = Field(
+        None, description="Compress what is sent to InfluxDB; unset: unless it runs on this machine."
+    )
     load_batch_rows: int = Field(500_000, ge=5_000, description="Rows of the historical load in one archive commit.")
 
     # -- addresses -----------------------------------------------------------------------------------------------
@@ -216,6 +251,28 @@ class Settings(BaseSettings):
     def marts_location(self) -> str:
         """Root address of the derived tables."""
         return self.marts_uri or str(self.data_dir / "marts")
+
+    @property
+    def hot_store(self) -> Literal["sqlite", "influx"]:
+        """Which hot store this installation has: InfluxDB where it has an address."""
+        return "influx" if self.influx_url else "sqlite"
+
+    @property
+    def hot_batch_rows(self) -> int:
+        """Readings the consumer writes at once; SQLite takes them as they come."""
+        return self.influx_batch_rows if self.hot_store == "influx" else 1
+
+    @property
+    def hot_batch_seconds(self) -> float:
+        """How long a reading waits for a batch to fill, in seconds."""
+        return self.influx_flush_seconds if self.hot_store == "influx" else 0.0
+
+    @property
+    def influx_compress(self) -> bool:
+        """Whether to compress what is sent to InfluxDB: on the same machine it costs a third of the rate."""
+        if self.influx_gzip is not None:
+            return self.influx_gzip
+        return urlsplit(self.influx_url).hostname not in ("127.0.0.1", "localhost", "::1")
 
     @property
     def hot_path(self) -> Path:

@@ -34,6 +34,8 @@ _LOCATE_SECONDS: Final = 1.0
 _INCARNATION_EVERY_SECONDS: Final = 5.0
 _BACKOFF_FIRST_SECONDS: Final = 0.1
 _BACKOFF_MOST_SECONDS: Final = 5.0
+# A store that asks to be left alone is, but not for so long that nobody remembers.
+_RETRY_AFTER_MOST_SECONDS: Final = 60.0
 
 
 class ConsumerError(FatalError):
@@ -47,8 +49,10 @@ class _Backoff:
         self._step = _BACKOFF_FIRST_SECONDS
         self._until = 0.0
 
-    def failed(self) -> float:
+    def failed(self, error: RetriableError) -> float:
         seconds = self._step * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
+        if error.retry_after_seconds is not None:
+            seconds += min(error.retry_after_seconds, _RETRY_AFTER_MOST_SECONDS)
         self._step = min(self._step * 2, _BACKOFF_MOST_SECONDS)
         self._until = time.monotonic() + seconds
         return seconds
@@ -131,12 +135,13 @@ class SinkConsumer:
                 return
             except RetriableError as error:
                 self._count(error)
-                wait_seconds = self._backoff.failed()
+                wait_seconds = self._backoff.failed(error)
                 if not stop.is_set():
                     deadline = time.monotonic() + _STOP_FLUSH_SECONDS
                     stop.wait(wait_seconds)
                 else:
-                    time.sleep(wait_seconds)  # nothing can end this wait early: stop is set already
+                    # Nothing can end this wait early: stop is set already. The end of a stop waits for no store.
+                    time.sleep(min(wait_seconds, max(0.0, deadline - time.monotonic())))
             else:
                 return
 
@@ -172,7 +177,7 @@ class SinkConsumer:
             self._sink.revoke(self._owned)
             self._pending, self._owned = self._owned, []
         except RetriableError as error:
-            self._count(error, retry_seconds=round(self._backoff.failed(), 2))
+            self._count(error, retry_seconds=round(self._backoff.failed(error), 2))
             self._pause()
         else:
             self._backoff.succeeded()

@@ -94,6 +94,12 @@ class ConsumerMetrics:
             sink,
             registry=self.registry,
         )
+        self.refused = Counter(
+            "sieis_refused",
+            "Readings the hot store refused for another reason than their age (the log says which)",
+            sink,
+            registry=self.registry,
+        )
         self.duplicates = Counter("sieis_duplicates", "Identical readings dropped", sink, registry=self.registry)
         self.dead_letters = Counter(
             "sieis_dead_letters", "Records without meaning, by reason", [*sink, "reason"], registry=self.registry
@@ -113,15 +119,16 @@ class ConsumerMetrics:
         self.latency = LatencyHistogram()
         self.registry.register(self.latency)
 
-    def written(self, sink: str, rows: pl.DataFrame, beyond_retention: int = 0) -> None:
+    def written(self, sink: str, rows: pl.DataFrame, beyond_retention: int = 0, refused: int = 0) -> None:
         """Count `rows` (with `timestamp` and `record_ms`) as readable in the store from this moment on.
 
-        But for `beyond_retention` of them, which the store refused.
+        But for `beyond_retention` and `refused` of them, which the store did not take.
         """
         if not rows.height:
             return
-        self.records_written.labels(sink).inc(rows.height - beyond_retention)
+        self.records_written.labels(sink).inc(rows.height - beyond_retention - refused)
         self.beyond_retention.labels(sink).inc(beyond_retention)
+        self.refused.labels(sink).inc(refused)
         newest = rows["timestamp"].max()
         if isinstance(newest, int):
             self.last_event.labels(sink).set(newest / 1e9)

@@ -34,7 +34,7 @@ LATEST_SCHEMA: Final = pl.Schema({**READING_SCHEMA, "updated_timestamp": pl.Stri
 
 
 class HotStoreUnavailableError(RetriableError):
-    """The hot store does not answer or is locked; the same call may succeed later."""
+    """The hot store does not answer, is locked or too busy; the same call may succeed later."""
 
 
 class HotStoreError(FatalError):
@@ -42,10 +42,11 @@ class HotStoreError(FatalError):
 
 
 class WriteOutcome(NamedTuple):
-    """Rows that are now in the store, and rows it refused because they are older than its retention."""
+    """Rows now in the store, rows it refused as older than its retention, and rows it refused for another reason."""
 
     written: int
     beyond_retention: int
+    refused: int = 0
 
 
 class HotStore(Protocol):

@@ -3,6 +3,8 @@
 Belongs here: buffering between two writes. Not here: how a store writes (sieis_platform.stores).
 """
 
+import time
+
 import polars as pl
 
 from sieis_platform import crash
@@ -14,12 +16,21 @@ from sieis_streaming.sinks.base import OffsetRange
 
 
 class HotSink:
-    """Writes every poll at once: freshness is what this store is for."""
+    """Writes every poll at once, as freshness is what this store is for, or what pays where each write has a price.
+
+    That is at least `batch_rows`, or what there is once the oldest has waited for `batch_seconds`.
+    """
 
     name: SinkName = "hot"
 
-    def __init__(self, store: HotStore, metrics: ConsumerMetrics) -> None:
+    def __init__(
+        self, store: HotStore, metrics: ConsumerMetrics, *, batch_rows: int = 1, batch_seconds: float = 0.0
+    ) -> None:
         self._store = store
+        self._batch_rows = batch_rows
+        self._batch_seconds = batch_seconds
+        self._since = 0.0
+        self._rows = 0
         self._metrics = metrics
         self._frames: list[pl.DataFrame] = []
         self._next: dict[int, int] = {}
@@ -36,8 +47,11 @@ class HotSink:
 
     def add(self, decoded: Decoded) -> None:
         """Buffer the readings; dead letters are the archive group's business, here only their offsets count."""
+        if not self._next:
+            self._since = time.monotonic()
         if decoded.rows.height:
             self._frames.append(decoded.rows)
+            self._rows += decoded.rows.height
             ends = decoded.rows.group_by("source_partition").agg(pl.col("source_offset").max() + 1)
             for partition, end in ends.iter_rows():
                 self._next[partition] = max(end, self._next.get(partition, 0))
@@ -46,8 +60,10 @@ class HotSink:
             self._metrics.dead_letters.labels(self.name, letter.reason.value).inc()
 
     def due(self) -> bool:
-        """Always, if there is anything."""
-        return bool(self._next)
+        """Whether a batch is full, or the oldest of what there is has waited long enough."""
+        return bool(self._next) and (
+            self._rows >= self._batch_rows or time.monotonic() - self._since >= self._batch_seconds
+        )
 
     def flush(self) -> dict[int, int]:
         """Write the buffered readings."""
@@ -58,7 +74,7 @@ class HotSink:
             outcome = self._store.write_readings(rows)
             crash.point("hot.after_write")
             self._metrics.flushes.labels(self.name).inc()
-            self._metrics.written(self.name, rows, outcome.beyond_retention)
+            self._metrics.written(self.name, rows, outcome.beyond_retention, outcome.refused)
         self._clear()
         return offsets
 
@@ -67,4 +83,4 @@ class HotSink:
         crash.point("hot.after_kafka_commit")
 
     def _clear(self) -> None:
-        self._frames, self._next = [], {}
+        self._frames, self._rows, self._next = [], 0, {}

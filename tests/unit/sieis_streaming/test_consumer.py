@@ -174,6 +174,27 @@ def test_a_store_that_is_down_pauses_and_everything_arrives_once_it_answers(topi
     assert len(sink.assigned) == 1, "the group was left while the store was down"
 
 
+def test_a_store_that_asks_to_be_left_alone_is_until_a_stop(topic: Topic) -> None:
+    busy, down, metrics = RecordingSink("hot"), RecordingSink("archive"), ConsumerMetrics()
+    tries: list[str] = []
+
+    def failing(sink: str, seconds: float | None) -> Callable[[], None]:
+        def fault() -> None:
+            tries.append(sink)
+            raise StoreDownError("not now", retry_after_seconds=seconds)
+
+        return fault
+
+    busy.fault, down.fault = failing("busy", 3_600), failing("down", None)
+    topic.send(*readings(0, 5))
+    with running(*(consumer(sink, topic.settings, metrics) for sink in (busy, down))) as now:
+        eventually(lambda: "busy" in tries and tries.count("down") >= 4, "the other store to be tried again", 20)
+        assert tries.count("busy") == 1
+        busy.fault = down.fault = lambda: None
+        now.finish()
+    assert len(busy.stored) == len(down.stored) == 5
+
+
 def test_moved_positions_are_taken_up_anew_from_where_the_sink_says(topic: Topic) -> None:
     sink, metrics = RecordingSink(), ConsumerMetrics()
 

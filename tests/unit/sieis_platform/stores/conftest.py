@@ -1,4 +1,4 @@
-"""A disk small enough to fill up. Belongs here: what several store tests share."""
+"""A disk small enough to fill up, and a real InfluxDB. Belongs here: what several store tests share."""
 
 import ctypes
 import os
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.influxdb import Buckets
+from tools.services import Services
 
 
 class SmallDisk:
@@ -40,3 +43,10 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip(f"mounting a small tmpfs is not permitted here: {error}")
     yield disk
     disk.unmount()
+
+
+@pytest.fixture(scope="session")
+def buckets() -> Iterator[Buckets]:
+    """A running InfluxDB and its buckets."""
+    with Services.start(["influxdb"]) as services:
+        yield Buckets(services["influxdb"])

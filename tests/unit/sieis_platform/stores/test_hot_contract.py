@@ -3,7 +3,6 @@
 import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,9 +11,10 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from sieis_platform.reading import MAX_MOTE_ID, READING_SCHEMA
-from sieis_platform.stores.hot import AGGREGATE_SCHEMA, LATEST_SCHEMA, HotStore, Period
+from sieis_platform.stores.hot import AGGREGATE_SCHEMA, LATEST_SCHEMA, HotStore, Period, WriteOutcome
 from sieis_platform.stores.sqlite import SqliteHotStore
 from sieis_platform.timeline import DAY_NS
+from tests.influxdb import Buckets
 
 #: 2026-02-20 00:00 UTC, the clock of the tests.
 NOW_NS = 20_504 * DAY_NS
@@ -28,18 +28,29 @@ def readings(rows: list[tuple]) -> pl.DataFrame:
     return pl.DataFrame(padded, schema=READING_SCHEMA, orient="row")
 
 
-def sqlite(folder: Path) -> HotStore:
-    return SqliteHotStore(folder / "hot.sqlite", retention_days=RETENTION_DAYS, now_ns=lambda: NOW_NS)
+Make = Callable[[], HotStore]
 
 
-#: Every HotStore there is: the contract tests run on each. A new store is added here and nowhere else.
-STORES: dict[str, Callable[[Path], HotStore]] = {"sqlite": sqlite}
+#: Every HotStore there is: the contract tests run on each. A new store is added here and in `make_store`.
+STORES = ["sqlite", pytest.param("influx", marks=pytest.mark.services)]
 
 
-@pytest.fixture(params=STORES)
-def hot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HotStore]:
+@pytest.fixture(scope="module", params=STORES)
+def make_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes empty hot stores with a clock of their own."""
+    if request.param == "sqlite":
+        return lambda: SqliteHotStore(
+            tmp_path_factory.mktemp("hot") / "hot.sqlite", retention_days=RETENTION_DAYS, now_ns=lambda: NOW_NS
+        )
+    # The buckets keep all: the server's clock is not the tests' (test_influx_server.py has its retention).
+    buckets: Buckets = request.getfixturevalue("buckets")
+    return lambda: buckets.store(retention_days=RETENTION_DAYS, now_ns=lambda: NOW_NS)
+
+
+@pytest.fixture
+def hot(make_store: Make) -> Iterator[HotStore]:
     """An empty hot store."""
-    store = STORES[request.param](tmp_path)
+    store = make_store()
     yield store
     store.close()
 
@@ -59,7 +70,7 @@ def test_an_empty_store_answers_with_empty_frames(hot: HotStore) -> None:
 
 
 def test_an_empty_frame_is_written_as_nothing(hot: HotStore) -> None:
-    assert hot.write_readings(readings([])) == (0, 0)
+    assert hot.write_readings(readings([])) == WriteOutcome(0, 0)
     hot.write_aggregates("hourly", pl.DataFrame(schema=AGGREGATE_SCHEMA))
     assert hot.count_readings() == 0
 
@@ -104,16 +115,16 @@ def test_writing_twice_changes_nothing(hot: HotStore) -> None:
     rows = readings([(mote, T + i, float(i)) for mote in (3, 1, 2) for i in range(50)])
     hot.write_readings(rows)
     once = hot.readings(0, NOW_NS)
-    assert hot.write_readings(rows) == (150, 0)
+    assert hot.write_readings(rows) == WriteOutcome(150, 0)
     assert_frame_equal(hot.readings(0, NOW_NS), once)
 
 
 def test_rows_beyond_the_retention_are_refused_and_counted(hot: HotStore) -> None:
     edge = NOW_NS - RETENTION_DAYS * DAY_NS
     outcome = hot.write_readings(readings([(1, edge - 1, 1.0), (1, edge, 2.0), (2, 0, 3.0)]))
-    assert outcome == (1, 2)
+    assert outcome == WriteOutcome(1, 2)
     assert hot.readings(0, NOW_NS)["temperature"].to_list() == [2.0]
-    assert hot.write_readings(readings([(1, edge - 1, 1.0)])) == (0, 1)
+    assert hot.write_readings(readings([(1, edge - 1, 1.0)])) == WriteOutcome(0, 1)
 
 
 def test_latest_is_the_newest_reading_of_each_mote_not_the_last_written(
@@ -279,15 +290,10 @@ steps = st.one_of(
 )
 
 
-@pytest.mark.parametrize("make", STORES.values(), ids=STORES)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=st.lists(steps, max_size=10))
-def test_it_behaves_like_a_dict(
-    make: Callable[[Path], HotStore],
-    tmp_path_factory: pytest.TempPathFactory,
-    script: list[tuple],
-) -> None:
-    store = make(tmp_path_factory.mktemp("model"))
+def test_it_behaves_like_a_dict(make_store: Make, script: list[tuple]) -> None:
+    store = make_store()
     model: dict[tuple[int, int], tuple] = {}
 
     def selected(start: int, end: int, asked: list[int] | None) -> list[tuple[int, int]]:
@@ -298,7 +304,7 @@ def test_it_behaves_like_a_dict(
         if step == "write":
             rows = arguments[0]
             kept = [row for row in rows if row[1] >= OLDEST]
-            assert store.write_readings(readings(rows)) == (
+            assert store.write_readings(readings(rows)) == WriteOutcome(
                 len(kept),
                 len(rows) - len(kept),
             )

@@ -38,7 +38,7 @@ def test_everything_lies_in_the_data_directory(settings: Settings) -> None:
 def test_the_retention_of_the_settings_holds(settings: Settings) -> None:
     hot = open_hot(settings)
     ancient = pl.DataFrame([(1, 0, 1.0, 1.0, 1.0, 1.0)], schema=READING_SCHEMA, orient="row")
-    assert hot.write_readings(ancient) == (0, 1)
+    assert hot.write_readings(ancient) == (0, 1, 0)
 
 
 def test_addresses_of_the_settings_win(settings: Settings, tmp_path: Path) -> None:

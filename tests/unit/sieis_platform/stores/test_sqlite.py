@@ -72,7 +72,7 @@ def test_a_reader_that_came_first_sees_what_another_process_writes(path: Path) -
 def test_pieces_of_any_size_leave_nothing_out(path: Path, rows: int, piece_seconds: float) -> None:
     store = open_store(path, piece_seconds=piece_seconds)
     frame = many(rows).sample(fraction=1, shuffle=True, seed=1)
-    assert store.write_readings(frame) == (rows, 0)
+    assert store.write_readings(frame) == (rows, 0, 0)
     assert store.readings(0, rows).equals(many(rows))
     assert store.delete_readings(1, rows) == rows - 1
     assert store.readings(0, rows)["timestamp"].to_list() == [0]

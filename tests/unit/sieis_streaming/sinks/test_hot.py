@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
 from sieis_platform.reading import FIELDS
-from sieis_platform.stores.hot import HotStoreUnavailableError
+from sieis_platform.stores.hot import HotStore, HotStoreUnavailableError, WriteOutcome
 from sieis_platform.stores.sqlite import SqliteHotStore
 from sieis_platform.timeline import DAY_NS
 from sieis_streaming.decode import Decoded, decode
@@ -63,6 +64,33 @@ def test_each_poll_is_due_at_once_and_nothing_never(bench: Bench) -> None:
     assert bench.sink.flush() == {0: 1}
     assert not bench.sink.due()
     assert bench.stored() == [(1, NOW, 1.0)]
+
+
+def test_where_a_write_has_a_price_a_full_batch_is_due_or_what_has_waited_long_enough(bench: Bench) -> None:
+    patient = HotSink(bench.store, bench.metrics, batch_rows=2, batch_seconds=60)
+    patient.add(bench.poll(value(1, 1)))
+    assert not patient.due()
+    patient.add(bench.poll(value(2, 2)))
+    assert patient.due()
+    assert patient.flush() == {0: 2}
+    patient.add(bench.poll(value(3, 3)))
+    assert not patient.due()
+    assert patient.flush() == {0: 3}, "a stop or a rebalance waits for no batch"
+
+    hasty = HotSink(bench.store, bench.metrics, batch_rows=2, batch_seconds=0)
+    assert not hasty.due()
+    hasty.add(bench.poll(value(1, 1)))
+    assert hasty.due()
+
+
+def test_what_the_store_refuses_is_counted_apart(bench: Bench) -> None:
+    store = create_autospec(HotStore, instance=True)
+    store.write_readings.return_value = WriteOutcome(written=1, beyond_retention=0, refused=2)
+    sink = HotSink(store, bench.metrics)
+    sink.add(bench.poll(value(1, 1), value(2, 2), value(3, 3)))
+    assert sink.flush() == {0: 3}
+    assert bench.metric("sieis_refused_total") == 2
+    assert bench.metric("sieis_records_written_total") == 1
 
 
 def test_of_conflicting_readings_the_last_one_sent_stays(bench: Bench) -> None:

@@ -1,0 +1,117 @@
+"""What SIEIS needs in InfluxDB: organisation, buckets with their retention, a token that may use them and nothing else.
+
+Belongs here: making and correcting that, any number of times. Not here: the command `sieis setup`.
+"""
+
+import secrets
+from typing import Any, Final
+
+import structlog
+
+from sieis_platform.settings import Settings
+from sieis_platform.stores.hot import HotStoreError
+from sieis_platform.stores.influx.client import InfluxClient
+from sieis_platform.timeline import DAY_NS
+
+log = structlog.get_logger(__name__)
+
+_DAY_SECONDS: Final = DAY_NS // 1_000_000_000
+_PAGE: Final = 100
+#: How the token is found again; InfluxDB 2.7 shows the tokens it has to its operator.
+_DESCRIPTION: Final = "sieis: reads and writes its own buckets"
+_OPERATOR: Final = "sieis"
+
+
+def prepare(settings: Settings) -> str:
+    """Make what is missing, set the retention, and return the token SIEIS works with (SIEIS_INFLUX_TOKEN).
+
+    An InfluxDB that nobody has set up yet is, with the operator token of the settings and a password that nobody
+    keeps. Repeating it changes nothing and returns the same token.
+
+    Raises: HotStoreError (no address or operator token, or refused), HotStoreUnavailableError.
+    """
+    if not settings.influx_url or settings.influx_admin_token is None:
+        raise HotStoreError("setting up InfluxDB needs SIEIS_INFLUX_URL and SIEIS_INFLUX_ADMIN_TOKEN")
+    operator = settings.influx_admin_token.get_secret_value()
+    client = InfluxClient(
+        settings.influx_url, org=settings.influx_org, token=operator, timeout_seconds=settings.influx_timeout_seconds
+    )
+    try:
+        _first_use(client, settings, operator)
+        org = _organisation(client, settings.influx_org)
+        buckets = [
+            _bucket(client, org, settings.influx_bucket, settings.hot_retention_days),
+            _bucket(client, org, settings.influx_hourly_bucket, settings.influx_hourly_retention_days),
+        ]
+        return _token(client, org, buckets)
+    finally:
+        client.close()
+
+
+def _first_use(client: InfluxClient, settings: Settings, operator: str) -> None:
+    if client.api("GET", "/setup")["allowed"]:
+        client.api(
+            "POST",
+            "/setup",
+            body={
+                "username": _OPERATOR,
+                "password": secrets.token_urlsafe(24),
+                "org": settings.influx_org,
+                "bucket": settings.influx_bucket,
+                "retentionPeriodSeconds": settings.hot_retention_days * _DAY_SECONDS,
+                "token": operator,
+            },
+        )
+        log.info("InfluxDB set up", address=client.address, org=settings.influx_org, operator=_OPERATOR)
+
+
+def _organisation(client: InfluxClient, name: str) -> str:
+    # Asked for by name a missing one is a 404; the list is short.
+    for org in _pages(client, "/orgs", "orgs", {}):
+        if org["name"] == name:
+            return org["id"]
+    log.info("organisation made", org=name)
+    return client.api("POST", "/orgs", body={"name": name})["id"]
+
+
+def _bucket(client: InfluxClient, org: str, name: str, days: int) -> str:
+    """The bucket's id, with a retention of `days`."""
+    rule = {"type": "expire", "everySeconds": days * _DAY_SECONDS}
+    for bucket in _pages(client, "/buckets", "buckets", {"orgID": org}):
+        if bucket["name"] == name:
+            kept = [found["everySeconds"] for found in bucket["retentionRules"]]
+            if kept != [rule["everySeconds"]]:
+                log.warning("retention of a bucket changed", bucket=name, seconds_before=kept, days=days)
+                client.api("PATCH", f"/buckets/{bucket['id']}", body={"retentionRules": [rule]})
+            return bucket["id"]
+    log.info("bucket made", bucket=name, days=days)
+    return client.api("POST", "/buckets", body={"orgID": org, "name": name, "retentionRules": [rule]})["id"]
+
+
+def _token(client: InfluxClient, org: str, buckets: list[str]) -> str:
+    wanted = {(action, bucket) for bucket in dict.fromkeys(buckets) for action in ("read", "write")}
+    for found in client.api("GET", "/authorizations", params={"orgID": org})["authorizations"]:
+        granted = {(one["action"], one["resource"].get("id")) for one in found["permissions"]}
+        if (
+            found["description"] == _DESCRIPTION
+            and found["status"] == "active"
+            and granted == wanted
+            and found["token"]
+        ):
+            return found["token"]
+    permissions = [
+        {"action": action, "resource": {"type": "buckets", "id": bucket, "orgID": org}}
+        for action, bucket in sorted(wanted)
+    ]
+    body = {"orgID": org, "description": _DESCRIPTION, "permissions": permissions}
+    log.info("token made", permissions=len(permissions))
+    return client.api("POST", "/authorizations", body=body)["token"]
+
+
+def _pages(client: InfluxClient, path: str, key: str, params: dict[str, str | int]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while True:
+        page = client.api("GET", path, params={**params, "limit": _PAGE, "offset": len(found)})[key]
+        found += page
+        if len(page) < _PAGE:
+            return found

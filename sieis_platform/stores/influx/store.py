@@ -1,0 +1,282 @@
+"""The hot store of the services setting: InfluxDB 2.7, written in line protocol, read in Flux, by any thread.
+
+Belongs here: the HotStore contract in terms of points and series. Not here: the text of lines and queries, HTTP.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+import polars as pl
+import structlog
+
+from sieis_platform.reading import FIELDS, READING_SCHEMA
+from sieis_platform.stores.hot import (
+    AGGREGATE_SCHEMA,
+    LATEST_SCHEMA,
+    HotStoreError,
+    Period,
+    WriteOutcome,
+)
+from sieis_platform.stores.influx import answers, lines
+from sieis_platform.stores.influx.client import InfluxClient
+from sieis_platform.stores.influx.flux import MAX_NS, MIN_NS, Selection
+from sieis_platform.stores.influx.lines import AGGREGATE_FIELDS, AGGREGATES, PRESENT, READINGS, UPDATED
+from sieis_platform.timeline import DAY_NS
+
+log = structlog.get_logger(__name__)
+
+#: First window of a read with a limit: 54 motes at 30 s have 6,480 readings an hour.
+_FIRST_WINDOW_NS: Final = 3_600 * 1_000_000_000
+#: How often `latest` asks for a whole reading of a mote. Measured with 54 rows written again and again without a pause:
+#: 31 of 75 queries met a reading half written, most of them one.
+_LATEST_ATTEMPTS: Final = 8
+_READING_FIELDS: Final = (*FIELDS, PRESENT)
+
+
+class _Rows(NamedTuple):
+    """Rows with all the values they were written with, and rows that lack some as yet."""
+
+    whole: pl.DataFrame
+    torn: pl.DataFrame
+
+
+class InfluxHotStore:
+    """HotStore on the buckets `bucket` (readings, daily aggregates) and `hourly_bucket` of one InfluxDB.
+
+    Rows older than `retention_days` before `now_ns()` are not even sent (None: all are); what the server then still
+    refuses as beyond its own retention is counted the same. A write larger than `request_rows` takes several requests:
+    not atomic, but harmless to repeat.
+    """
+
+    def __init__(
+        self,
+        client: InfluxClient,
+        *,
+        bucket: str,
+        hourly_bucket: str,
+        retention_days: int | None = 30,
+        request_rows: int = 20_000,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._client = client
+        self._buckets: dict[Period, str] = {"daily": bucket, "hourly": hourly_bucket}
+        self._bucket = bucket
+        self._retention_ns = None if retention_days is None else retention_days * DAY_NS
+        self._request_rows = request_rows
+        self._now_ns = now_ns
+
+    def __repr__(self) -> str:
+        return f"InfluxHotStore({self._client!r}, bucket={self._bucket!r})"
+
+    # -- writes --------------------------------------------------------------------------------------------------
+    def write_readings(self, readings: pl.DataFrame) -> WriteOutcome:
+        """See HotStore. Raises: HotStoreUnavailableError (with the server's Retry-After), HotStoreError."""
+        rows = readings.select(pl.col(name).cast(dtype) for name, dtype in READING_SCHEMA.items())
+        now = self._now_ns()
+        if self._retention_ns is not None:
+            rows = rows.filter(pl.col("timestamp") >= now - self._retention_ns)
+        updated = pl.select(_utc_text(pl.lit(now))).item()
+        beyond, refused = readings.height - rows.height, 0
+        for piece in rows.iter_slices(self._request_rows):
+            for refusal in self._write(self._bucket, lines.readings(piece, updated)):
+                if refusal.beyond_retention:
+                    beyond += refusal.points
+                else:
+                    refused += refusal.points
+        return WriteOutcome(readings.height - beyond - refused, beyond, refused)
+
+    def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:
+        """See HotStore. What is older than the bucket's retention is dropped: it is in the marts.
+
+        Raises: HotStoreUnavailableError, HotStoreError.
+        """
+        rows = aggregates.select(pl.col(name).cast(dtype) for name, dtype in AGGREGATE_SCHEMA.items())
+        for piece in rows.iter_slices(self._request_rows):
+            self._write(self._buckets[period], lines.aggregates(period, piece))
+
+    def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
+        """See HotStore. InfluxDB does not say what it deleted: the number is what was there just before."""
+        removed = self._count(start_ns, end_ns, mote_ids)
+        motes = removed.filter(pl.col("rows") > 0)["mote_id"].to_list()
+        # The interval of the delete API is closed, and its predicates know no OR: one request a mote.
+        span = {"start": _rfc3339(max(start_ns, MIN_NS)), "stop": _rfc3339(min(end_ns - 1, MAX_NS))}
+        whole = f'_measurement="{READINGS}"'
+        predicates = [whole] if mote_ids is None and motes else [f'{whole} AND mote_id="{int(mote)}"' for mote in motes]
+        for predicate in predicates:
+            self._client.delete(self._bucket, {**span, "predicate": predicate})
+        return int(removed["rows"].sum())
+
+    def expire(self, before_ns: int) -> int:
+        """See HotStore. Nothing needs to call it: the bucket's own retention removes what is old."""
+        return self.delete_readings(MIN_NS, before_ns)
+
+    def _write(self, bucket: str, batch: pl.Series) -> list[answers.Refusal]:
+        """Send one request of lines; what the server refused of them.
+
+        Raises: HotStoreUnavailableError, HotStoreError.
+        """
+        if batch.is_empty():
+            return []
+        answer = self._client.write(bucket, batch.str.join("\n").item().encode())
+        if answer.status_code == HTTPStatus.NO_CONTENT:
+            return []
+        refusal = answers.refusal(answer)
+        if refusal is not None:
+            if not refusal.beyond_retention:
+                log.error("InfluxDB refused points", bucket=bucket, points=refusal.points, reason=refusal.reason)
+            return [refusal]
+        if answer.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+            raise answers.error(self._client.address, answer)
+        # 400 and 413 take nothing of the batch: halve it until the bad lines stand alone, so that the others are kept.
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return [*self._write(bucket, batch[:half]), *self._write(bucket, batch[half:])]
+        said = answers.reason(answer)
+        log.error("InfluxDB refused a point", bucket=bucket, points=1, reason=said)
+        return [answers.Refusal(1, beyond_retention=False, reason=said)]
+
+    # -- reads ---------------------------------------------------------------------------------------------------
+    def latest(self, mote_ids: Sequence[int] | None = None) -> pl.DataFrame:
+        """See HotStore: the last value of each series."""
+        if mote_ids is not None and not mote_ids:
+            return pl.DataFrame(schema=LATEST_SCHEMA)
+        fields = (*_READING_FIELDS, UPDATED)
+        asked = [Selection(self._bucket, READINGS, fields, MIN_NS, MAX_NS, mote_ids)]
+        found: list[pl.DataFrame] = []
+        for attempt in range(_LATEST_ATTEMPTS):
+            # A field that the newest reading lacks comes with an older time: it joins nothing.
+            parts = [self._rows(selection.last(), FIELDS, also=(UPDATED,)) for selection in asked]
+            found += [part.whole for part in parts]
+            # Read up to the half-written reading again: its write takes milliseconds, and later ones do not disturb.
+            # Where it hangs half-way, the newest is still the one before.
+            more = 1 if attempt < _LATEST_ATTEMPTS // 2 else 0
+            asked = [
+                Selection(self._bucket, READINGS, fields, MIN_NS, ns + more, motes)
+                for part in parts
+                for ns, motes in part.torn.group_by("timestamp").agg("mote_id").iter_rows()
+            ]
+        return pl.concat(found).select(LATEST_SCHEMA.names()).cast(LATEST_SCHEMA).sort("mote_id")
+
+    def readings(
+        self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None, limit: int | None = None
+    ) -> pl.DataFrame:
+        """See HotStore. With a limit, rows are looked for in windows that double, so that a page reads about a page."""
+        if limit is None:
+            return self._readings(start_ns, end_ns, mote_ids)
+        found = [pl.DataFrame(schema=READING_SCHEMA)]
+        missing, width = limit, _FIRST_WINDOW_NS
+        while missing > 0 and (first := self._first(start_ns, end_ns, mote_ids)) is not None:
+            start_ns, window_end = first, min(first + width, end_ns)
+            found.append(self._readings(start_ns, window_end, mote_ids).head(missing))
+            missing -= found[-1].height
+            start_ns, width = window_end, 2 * width
+        return pl.concat(found)
+
+    def count_readings(self, start_ns: int | None = None, end_ns: int | None = None) -> int:
+        """See HotStore."""
+        counts = self._count(MIN_NS if start_ns is None else start_ns, MAX_NS if end_ns is None else end_ns, None)
+        return int(counts["rows"].sum())
+
+    def aggregates(
+        self, period: Period, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None
+    ) -> pl.DataFrame:
+        """See HotStore."""
+        if _nothing(start_ns, end_ns, mote_ids):
+            return pl.DataFrame(schema=AGGREGATE_SCHEMA)
+        fields = (*AGGREGATE_FIELDS, PRESENT)
+        asked = Selection(self._buckets[period], AGGREGATES[period], fields, start_ns, end_ns, mote_ids)
+        rows = self._settled(asked.all(), AGGREGATE_FIELDS).rename({"timestamp": "period_start"})
+        return rows.select(AGGREGATE_SCHEMA.names()).cast(AGGREGATE_SCHEMA).sort("period_start", "mote_id")
+
+    def ping(self) -> None:
+        """See HotStore; the token must be good and show the bucket."""
+        found = self._client.api("GET", "/buckets", params={"org": self._client.org, "name": self._bucket})
+        if not found.get("buckets"):
+            raise HotStoreError(f"InfluxDB at {self._client.address} has no bucket {self._bucket}; run `sieis setup`")
+
+    def close(self) -> None:
+        """See HotStore."""
+        self._client.close()
+
+    def _readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None) -> pl.DataFrame:
+        if _nothing(start_ns, end_ns, mote_ids):
+            return pl.DataFrame(schema=READING_SCHEMA)
+        asked = Selection(self._bucket, READINGS, _READING_FIELDS, start_ns, end_ns, mote_ids)
+        rows = self._settled(asked.all(), FIELDS)
+        return rows.select(READING_SCHEMA.names()).cast(READING_SCHEMA).sort("timestamp", "mote_id")
+
+    def _first(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None) -> int | None:
+        """Time of the first reading."""
+        if _nothing(start_ns, end_ns, mote_ids):
+            return None
+        asked = Selection(self._bucket, READINGS, (PRESENT,), start_ns, end_ns, mote_ids)
+        first = self._values(asked.first(), pl.Float64())["timestamp"].min()
+        return first if isinstance(first, int) else None
+
+    def _count(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None) -> pl.DataFrame:
+        """Columns mote_id, rows."""
+        schema = {"mote_id": pl.Int64(), "_value": pl.Int64()}
+        if _nothing(start_ns, end_ns, mote_ids):
+            return pl.DataFrame(schema={"mote_id": pl.Int64(), "rows": pl.Int64()})
+        asked = Selection(self._bucket, READINGS, (PRESENT,), start_ns, end_ns, mote_ids)
+        return self._client.query(asked.count(), schema).rename({"_value": "rows"})
+
+    def _settled(self, flux: str, fields: Sequence[str]) -> pl.DataFrame:
+        """Columns mote_id, timestamp, `fields` of the rows; read again if one was being written or overwritten."""
+        rows = self._rows(flux, fields)
+        if not rows.torn.is_empty():
+            rows = self._rows(flux, fields)
+        return rows.whole
+
+    def _rows(self, flux: str, fields: Sequence[str], also: Sequence[str] = ()) -> _Rows:
+        """Columns mote_id, timestamp, `fields` and `also`.
+
+        InfluxDB reads series by series: of a write between two of them one field is seen and the other is not.
+        """
+        rows = _wide(self._values(flux, pl.String() if also else pl.Float64()), (*fields, PRESENT, *also))
+        rows = rows.with_columns(pl.col(*fields, PRESENT).cast(pl.Float64))
+        bits = range(len(fields))
+        whole = pl.all_horizontal(_is_present(bit) <= pl.col(fields[bit]).is_not_null() for bit in bits)
+        values = [pl.when(_is_present(bit)).then(pl.col(fields[bit])) for bit in bits]
+        return _Rows(rows.filter(whole).with_columns(values), rows.filter(~whole))
+
+    def _values(self, flux: str, kind: pl.DataType) -> pl.DataFrame:
+        """Columns mote_id, timestamp, _field, _value (of `kind`)."""
+        schema = {"_time": pl.String(), "_value": kind, "_field": pl.String(), "mote_id": pl.Int32()}
+        frame = self._client.query(flux, schema)
+        moment = pl.col("_time").str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="ns", strict=True)
+        return frame.select("mote_id", moment.cast(pl.Int64).alias("timestamp"), "_field", "_value")
+
+
+def _utc_text(ns: pl.Expr) -> pl.Expr:
+    """Unix ns as ISO 8601 text, UTC, with microseconds."""
+    return pl.from_epoch(ns, time_unit="ns").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+
+
+def _nothing(start_ns: int, end_ns: int, mote_ids: Sequence[int] | None) -> bool:
+    """Whether an interval (which Flux must not be given empty) or list of motes holds nothing."""
+    return max(start_ns, MIN_NS) >= min(end_ns, MAX_NS) or (mote_ids is not None and not mote_ids)
+
+
+def _wide(values: pl.DataFrame, fields: Sequence[str]) -> pl.DataFrame:
+    """One row a mote and time with a column a field; rows are there where PRESENT is."""
+    key = ["mote_id", "timestamp"]
+    columns = {
+        name: values.filter(pl.col("_field") == name).select(*key, pl.col("_value").alias(name)) for name in fields
+    }
+    frame = columns[PRESENT]
+    for name in fields:
+        if name != PRESENT:
+            frame = frame.join(columns[name], on=key, how="left")
+    return frame
+
+
+def _is_present(bit: int) -> pl.Expr:
+    """Whether the row was written with this field, whatever an overwritten row has left there; see PRESENT."""
+    return (pl.col(PRESENT).cast(pl.Int64) // (1 << bit)) % 2 == 1
+
+
+def _rfc3339(ns: int) -> str:
+    return pl.select(pl.from_epoch(pl.lit(ns), time_unit="ns").dt.strftime("%Y-%m-%dT%H:%M:%S%.9fZ")).item()

@@ -1,0 +1,98 @@
+"""What an answer means, where a test cannot make the real server give it: too busy, overloaded, an unknown refusal."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import polars as pl
+import pytest
+
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.reading import READING_SCHEMA
+from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError
+from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
+
+ROW = pl.DataFrame([(1, 1, 1.0, None, None, None)], schema=READING_SCHEMA, orient="row")
+
+
+@contextmanager
+def answering(status: int, body: str = "", **headers: str) -> Iterator[InfluxHotStore]:
+    """A store on a server that answers everything the same."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response_only(status)  # without a Date of its own
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    client = InfluxClient(f"http://127.0.0.1:{server.server_port}", org="o", token="t", timeout_seconds=5)
+    store = InfluxHotStore(client, bucket="b", hourly_bucket="h", retention_days=None)
+    try:
+        yield store
+    finally:
+        store.close()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry_After": "7"}, 7.0),
+        ({"Date": "Fri, 20 Feb 2026 00:00:00 GMT", "Retry_After": "Fri, 20 Feb 2026 00:00:12 GMT"}, 12.0),
+        ({"Date": "Fri, 20 Feb 2026 00:00:13 GMT", "Retry_After": "Fri, 20 Feb 2026 00:00:12 GMT"}, 0.0),
+        ({"Retry_After": "soon"}, None),
+        ({"Retry_After": "-1"}, None),
+        ({}, None),
+    ],
+)
+def test_a_busy_server_is_left_alone_as_long_as_it_asks(
+    status: int, headers: dict[str, str], seconds: float | None
+) -> None:
+    with answering(status, '{"message": "come back"}', **headers) as store:
+        with pytest.raises(HotStoreUnavailableError, match="come back") as caught:
+            store.write_readings(ROW)
+        assert isinstance(caught.value, RetriableError)
+        assert caught.value.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(401, "sieis setup"), (403, "sieis setup"), (404, "sieis setup"), (422, "unheard of"), (301, "301")],
+)
+def test_what_will_not_pass_is_fatal(status: int, text: str) -> None:
+    with answering(status, '{"code": "x", "message": "unheard of"}') as store:
+        with pytest.raises(HotStoreError, match=text) as caught:
+            store.write_readings(ROW)
+        assert isinstance(caught.value, FatalError)
+
+
+def test_a_batch_that_is_too_large_is_halved_until_it_is_not_taken_row_by_row() -> None:
+    with answering(413, "too large") as store:
+        outcome = store.write_readings(pl.concat([ROW] * 5))
+        assert (outcome.written, outcome.refused) == (0, 5)
+
+
+@pytest.mark.parametrize("body", ["error,reference\r\nquery ran out of memory,897\r\n", ",result,table\r\n", "<html>"])
+def test_a_query_broken_off_is_tried_again(body: str) -> None:
+    with answering(200, body) as store, pytest.raises(HotStoreUnavailableError, match="broke a query off"):
+        store.readings(0, 1)
+
+
+def test_an_error_page_of_a_proxy_is_shortened() -> None:
+    with answering(502, "<p>" + "x" * 100_000) as store:
+        with pytest.raises(HotStoreUnavailableError) as caught:
+            store.count_readings()
+        assert len(str(caught.value)) < 500
