@@ -138,11 +138,15 @@ class Settings(BaseSettings):
     mlflow_uri: str = Field("", description="MLflow tracking address; empty: SQLite in the data directory.")
 
     # -- for tests -----------------------------------------------------------------------------------------------
+    services_cache: Path = Field(
+        Path("~/.cache/sieis-services"),
+        description="Folder of the servers that `python -m tools.services` installs; kept outside the checkout.",
+    )
     crash_at: str = Field(
         "", description="Test only: the process kills itself (SIGKILL) at this named point, `name` or `name:nth`."
     )
 
-    @field_validator("data_dir", mode="after")
+    @field_validator("data_dir", "services_cache", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()

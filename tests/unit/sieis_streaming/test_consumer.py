@@ -1,0 +1,282 @@
+"""The consumer on a real broker: a store that fails pauses, is tried again and catches up; no store waits for another.
+
+The sinks that record what they are given are there to inject faults; the stores' own sinks are tested with real stores.
+"""
+
+import itertools
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import polars as pl
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from sieis_platform.analysis.ledger import audit_archive
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.reading import READING_SCHEMA
+from sieis_platform.settings import Settings, Sink
+from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.sqlite import SqliteHotStore
+from sieis_streaming.broker import client_config, locate
+from sieis_streaming.consumer import SinkConsumer, run
+from sieis_streaming.decode import Decoded
+from sieis_streaming.link import BrokerLink
+from sieis_streaming.metrics import ConsumerMetrics
+from sieis_streaming.sinks import base
+from sieis_streaming.sinks.archive import ArchiveSink
+from sieis_streaming.sinks.base import OffsetRange, PositionMovedError
+from sieis_streaming.sinks.hot import HotSink
+from tests.faults.harness import eventually, platform
+from tests.unit.sieis_streaming.conftest import Record, Topic
+
+Offset = tuple[int, int]
+
+
+class RecordingSink(base.Sink):
+    """Keeps what is flushed in memory, in the order it came; `fault` is asked before each flush and may raise."""
+
+    def __init__(self, name: Sink = "archive") -> None:
+        self._name: Sink = name
+        self.stored: list[Offset] = []
+        self.assigned: list[dict[int, OffsetRange]] = []
+        self.starts: dict[int, int] = {}
+        self.fault: Callable[[], None] = lambda: None
+        self._buffer: list[Offset] = []
+
+    @property
+    def name(self) -> Sink:
+        return self._name
+
+    def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
+        self.assigned.append(ranges)
+        return self.starts
+
+    def revoke(self, partitions: list[int]) -> None:
+        self._buffer = [one for one in self._buffer if one[0] not in partitions]
+
+    def add(self, decoded: Decoded) -> None:
+        self._buffer += decoded.rows.select("source_partition", "source_offset").rows()
+
+    def due(self) -> bool:
+        return bool(self._buffer)
+
+    def full(self) -> bool:
+        return False
+
+    def flush(self) -> dict[int, int]:
+        self.fault()
+        done, self._buffer = self._buffer, []
+        self.stored += done
+        return {partition: offset + 1 for partition, offset in sorted(done)}
+
+    def committed(self) -> None:
+        pass
+
+
+class StoreDownError(RetriableError):
+    pass
+
+
+class StoreBrokenError(FatalError):
+    pass
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def fault() -> None:
+        raise error
+
+    return fault
+
+
+def consumer(sink: base.Sink, settings: Settings, metrics: ConsumerMetrics) -> SinkConsumer:
+    return SinkConsumer(sink, BrokerLink(settings), settings, metrics)
+
+
+class Running:
+    """Consumers in a thread, as `sieis consume` runs them; `error` is what ended them."""
+
+    def __init__(self, consumers: Sequence[SinkConsumer]) -> None:
+        self.stop = threading.Event()
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=([one.run for one in consumers],))
+        self._thread.start()
+
+    def _run(self, consumers: Sequence[Callable[[threading.Event], None]]) -> None:
+        try:
+            run(consumers, self.stop)
+        except FatalError as error:
+            self.error = error
+
+    def finish(self) -> None:
+        self.stop.set()
+        self.join()
+
+    def join(self) -> None:
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the consumers did not stop"
+
+
+@contextmanager
+def running(*consumers: SinkConsumer) -> Iterator[Running]:
+    made = Running(consumers)
+    try:
+        yield made
+    finally:
+        made.finish()
+
+
+def readings(first: int, count: int) -> list[Record]:
+    now = time.time()
+    stamps = (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 7_200 + n)) for n in range(first, first + count))
+    return [
+        Record(b'{"mote_id": %d, "timestamp": "%s", "light": %d}' % (1 + n % 9, stamp.encode(), n))
+        for n, stamp in enumerate(stamps, first)
+    ]
+
+
+def committed(topic: Topic, group: str) -> dict[int, int]:
+    config = client_config(topic.settings, locate(topic.settings))
+    looking = Consumer(config | {"group.id": f"{topic.settings.kafka_group}.{group}"})
+    try:
+        parts = looking.committed([TopicPartition(topic.settings.kafka_topic, part) for part in range(4)], timeout=10)
+        return {part.partition: part.offset for part in parts if part.offset >= 0}
+    finally:
+        looking.close()
+
+
+def test_a_store_that_is_down_pauses_and_everything_arrives_once_it_answers(topic: Topic) -> None:
+    sink, metrics = RecordingSink(), ConsumerMetrics()
+    tries: list[float] = []
+
+    def down() -> None:
+        tries.append(time.monotonic())
+        raise StoreDownError("the store is down")
+
+    sink.fault = down
+    topic.send(*readings(0, 20))
+
+    with running(consumer(sink, topic.settings, metrics)) as now:
+        eventually(lambda: len(tries) >= 2, "two failed flushes", 20)
+        topic.send(*readings(20, 30), partition=1)
+        topic.send(*readings(50, 10))
+        assert sink.stored == []
+        eventually(lambda: len(tries) >= 4, "two more", 20)
+        assert (metrics.registry.get_sample_value("sieis_records_read_total", {"sink": "archive"}) or 0) <= 20
+        sink.fault = lambda: None
+        eventually(lambda: len(sink.stored) >= 60, "all records stored", 20)
+        now.finish()
+        assert now.error is None
+    assert sorted(sink.stored) == [(0, offset) for offset in range(30)] + [(1, offset) for offset in range(30)]
+    waits = [after - before for before, after in itertools.pairwise(tries)]
+    assert all(wait >= 0.05 * 2**number for number, wait in enumerate(waits[:3])), "it must be left alone ever longer"
+    assert committed(topic, "archive") == {0: 30, 1: 30}
+    assert len(sink.assigned) == 1, "the group was left while the store was down"
+
+
+def test_moved_positions_are_taken_up_anew_from_where_the_sink_says(topic: Topic) -> None:
+    sink, metrics = RecordingSink(), ConsumerMetrics()
+
+    def moved_once() -> None:
+        sink.fault = lambda: None
+        sink.starts = {0: 7}  # another owner has stored the first seven
+        raise PositionMovedError("another writer was here")
+
+    sink.fault = moved_once
+    topic.send(*readings(0, 10))
+    with running(consumer(sink, topic.settings, metrics)):
+        eventually(lambda: len(sink.stored) >= 3, "what is left of the records", 20)
+        topic.send(*readings(10, 2))
+        eventually(lambda: len(sink.stored) >= 5, "the records behind it", 20)
+    assert sink.stored == [(0, offset) for offset in range(7, 12)]
+    assert [ranges[0] for ranges in sink.assigned] == [OffsetRange(0, 10)] * 2
+
+
+def test_a_sink_that_fails_for_good_ends_the_run_and_the_other_stops_gracefully(topic: Topic) -> None:
+    broken, healthy, metrics = RecordingSink("archive"), RecordingSink("hot"), ConsumerMetrics()
+    broken.fault = lambda: None if len(healthy.stored) < 5 else raising(StoreBrokenError("the store is broken"))()
+    topic.send(*readings(0, 5))
+    with running(*(consumer(sink, topic.settings, metrics) for sink in (broken, healthy))) as now:
+        eventually(lambda: len(healthy.stored) == 5, "the healthy store to have all", 20)
+        topic.send(*readings(5, 1))
+        now.join()
+        assert isinstance(now.error, StoreBrokenError)
+    assert now.stop.is_set()
+    assert committed(topic, "hot")[0] == len(healthy.stored) >= 5
+
+
+def test_an_outage_of_the_hot_store_never_stops_the_archive_and_is_made_up_for(topic: Topic, tmp_path: Path) -> None:
+    settings = topic.settings.model_copy(update={"archive_flush_seconds": 0.1})
+    metrics = ConsumerMetrics()
+    hot = SqliteHotStore(tmp_path / "hot.sqlite", lock_seconds=0.1)
+    archive, link = Archive(str(tmp_path / "archive")), BrokerLink(settings)
+    sink = ArchiveSink(archive, link, settings, metrics)
+    first = pl.DataFrame([(99, time.time_ns(), *[1.0] * 4)], schema=READING_SCHEMA, orient="row")
+    hot.write_readings(first)  # makes the file that is then locked
+
+    def archived() -> int:
+        app = f"{settings.kafka_topic}/{link.address.cluster_id}"
+        table = archive.table()
+        return sum(archive.position(f"{app}/{partition}", table) or 0 for partition in range(4))
+
+    with (
+        running(
+            SinkConsumer(sink, link, settings, metrics), consumer(HotSink(hot, settings, metrics), settings, metrics)
+        ) as now,
+        closing(sqlite3.connect(tmp_path / "hot.sqlite", isolation_level=None)) as shell,
+    ):
+        shell.execute("BEGIN EXCLUSIVE")
+        topic.send(*readings(0, 40))
+        topic.send(*readings(40, 40), partition=3)
+        eventually(lambda: archive.exists() and archived() == 80, "the archive to go on by itself", 20)
+        kind = {"sink": "hot", "kind": "HotStoreUnavailableError"}
+        eventually(
+            lambda: (metrics.registry.get_sample_value("sieis_errors_total", kind) or 0) > 0,
+            "the hot store to fail",
+            20,
+        )
+        assert hot.count_readings() == 1
+        shell.execute("COMMIT")
+        eventually(lambda: hot.count_readings() == 81, "the hot store to catch up", 20)
+        now.finish()
+        assert now.error is None
+    hot.close()
+    assert audit_archive(archive).findings == []
+    assert committed(topic, "hot") == {0: 40, 3: 40}
+
+
+@pytest.mark.timeout(60)
+def test_sigterm_under_load_flushes_everything_and_ends_well_in_time(topic: Topic) -> None:
+    """The age of a flush is an hour: what is stored at the end was flushed by the stop."""
+    settings = topic.settings
+    with platform(
+        settings.data_dir,
+        archive_flush_seconds=3600,
+        archive_uri=settings.data_dir / "archive-of-sigterm",
+        kafka_topic=settings.kafka_topic,
+        kafka_group=settings.kafka_group,
+        kafka_dlq_topic=settings.kafka_dlq_topic,
+    ) as process:
+        started = process.start("consume", "--sink", "archive")
+        sending = threading.Event()
+
+        def load() -> None:
+            number = 0
+            while not sending.wait(0.02):
+                topic.send(*readings(number, 50))
+                number += 50
+
+        sender = threading.Thread(target=load)
+        sender.start()
+        try:
+            eventually(lambda: process.metric("sieis_records_read_total", sink="archive") >= 500, "records read", 30)
+            process.stop(started, seconds=10)
+        finally:
+            sending.set()
+            sender.join()
+        (account, *_others) = process.verify()["accounts"]
+        assert account["stored"] == account["end"] >= 500
+        assert committed(topic, "archive")[0] == account["end"]

@@ -1,0 +1,117 @@
+"""`python -m tools.services up|down|status|env|install`: the real servers of this machine, from the command line.
+
+Belongs here: the commands and how they look. Where a Docker engine answers, docker-compose.yml is to take Background's
+place here, with the same commands.
+"""
+
+import json
+import shlex
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sieis_cli.context import load_settings
+from sieis_platform.errors import SieisError
+from tools.services import install as installing
+from tools.services.background import Background
+from tools.services.cache import Cache
+from tools.services.servers import SERVERS, select
+from tools.services.servers.base import Server
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+_progress = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True)
+
+Only = Annotated[str, typer.Option("--only", help=f"Comma-separated, of: {', '.join(SERVERS)}; unset: all.")]
+CacheOption = Annotated[Path | None, typer.Option("--cache", help="Folder of the installs (SIEIS_SERVICES_CACHE).")]
+_COLOURS = {"running": "green", "not answering": "red", "stopped": "yellow", "not installed": "dim"}
+
+
+@app.command()
+def install(only: Only = "", cache: CacheOption = None) -> None:
+    """Install what is missing; start nothing."""
+    installing.install(_servers(only), _cache(cache), _say)
+
+
+@app.command()
+def up(only: Only = "", cache: CacheOption = None) -> None:
+    """Install and start the servers that are not running; they go on when this command has ended."""
+    _background(cache).up(_servers(only), _say)
+
+
+@app.command()
+def down(
+    only: Only = "",
+    delete: Annotated[bool, typer.Option("--delete", help="Remove their data and credentials too.")] = False,
+) -> None:
+    """Stop them, the last started first; data, ports and credentials are kept for the next `up`."""
+    _background(None).down(_servers(only)[::-1], _say, delete=delete)
+
+
+@app.command()
+def status(
+    only: Only = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    cache: CacheOption = None,
+) -> None:
+    """How each server is, asked in its own protocol; exit code 1 when one that should run does not answer."""
+    found = _background(cache).status(_servers(only))
+    if as_json:
+        _out.print_json(json.dumps([asdict(one) for one in found]))
+    else:
+        table = Table("server", "state", "address", "process", "log", box=None)
+        for one in found:
+            colour = _COLOURS[one.state]
+            table.add_row(one.name, f"[{colour}]{one.state}[/]", one.address, str(one.pid or ""), one.log)
+        _out.print(table, width=None if _out.is_terminal else 200)  # a file has no width to fit into
+    if any(one.state == "not answering" for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def env(only: Only = "") -> None:
+    """SIEIS_* lines, secrets among them, that make SIEIS use the running servers: `... env > .env`."""
+    for name, value in _background(None).settings(_servers(only)).items():
+        _out.print(f"{name}={shlex.quote(value)}", markup=False)
+
+
+def _servers(only: str) -> list[Server]:
+    return select([name.strip() for name in only.split(",") if name.strip()] or SERVERS)
+
+
+def _cache(folder: Path | None) -> Cache:
+    return Cache(folder.expanduser().absolute() if folder else load_settings().services_cache)
+
+
+def _background(cache: Path | None) -> Background:
+    return Background(load_settings().data_dir / "services", _cache(cache))
+
+
+def _say(name: str, text: str) -> None:
+    _progress.print(f"{name:<10} {text}", markup=False)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # so that builds and starts under way are ended on the way out
+
+
+def main() -> int:
+    """Run a command; a known error is one message and exit code 1."""
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        app()
+    except SieisError as error:
+        _progress.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

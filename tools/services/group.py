@@ -1,0 +1,111 @@
+"""Real servers for a test: several started together, each in a folder of its own, none left when the test ends.
+
+Belongs here: that. Not here: servers that outlive a command (background.py).
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from sieis_platform.settings import Settings
+from tools.services import ports
+from tools.services.cache import Cache
+from tools.services.install import install
+from tools.services.instance import Instance
+from tools.services.servers import select
+from tools.services.servers.base import HOST, Place
+from tools.services.servers.toxiproxy import Proxy
+
+
+def _default_cache() -> Path:
+    return Settings().services_cache  # pyright: ignore[reportCallIssue] - every field has a default
+
+
+class Services(Mapping[str, Instance]):
+    """Running servers by name; a context manager that stops them and removes their data.
+
+    with Services.start(["kafka", "influxdb"]) as services:
+        services["kafka"].kill()
+        services["kafka"].restart()
+    """
+
+    def __init__(self, root: Path, instances: Mapping[str, Instance], *, temporary: bool) -> None:
+        self.root = root
+        self._instances = dict(instances)
+        self._temporary = temporary
+
+    @classmethod
+    def start(cls, names: Iterable[str], *, root: Path | None = None, cache: Path | None = None) -> "Services":
+        """Start new instances (installing what is missing) and wait until each answers.
+
+        They lie in `root` (unset: a temporary folder, removed by `close`); logs are `root/NAME/NAME.log`. Should this
+        Python process die, even by SIGKILL, they die with it.
+
+        Raises: UnknownServerError, MissingToolError, InstallError, StartError.
+        """
+        servers = select(names)
+        shelf = Cache(cache or _default_cache())
+        homes = install(servers, shelf)
+        folder = root or Path(tempfile.mkdtemp(prefix="sieis-services-"))
+        instances: dict[str, Instance] = {}
+        taken: set[int] = set()
+        for server in servers:
+            chosen = ports.choose(server.port_names, taken)
+            taken |= set(chosen.values())
+            place = Place(homes[server.name].home, folder / server.name, chosen, server.new_credentials())
+            instances[server.name] = Instance(server, place)
+        services = cls(folder, instances, temporary=root is None)
+        try:
+            with ThreadPoolExecutor(len(instances) or 1) as pool:
+                for started in [pool.submit(instance.start) for instance in instances.values()]:
+                    started.result()
+        except BaseException:
+            services.close()
+            raise
+        return services
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The SIEIS_* variables of all of them; where two servers give the same one, the first in SERVERS wins."""
+        merged: dict[str, str] = {}
+        for instance in self._instances.values():
+            merged = instance.settings | merged
+        return merged
+
+    def proxy(self, name: str) -> Proxy:
+        """A proxy of the running toxiproxy before that server; clients use its `address`."""
+        instance = self[name]
+        own = instance.place.ports
+        listen = own["proxied"] if "proxied" in own else ports.choose(["proxied"])["proxied"]
+        upstream = own.get("behind", own["main"])
+        return Proxy.create(self["toxiproxy"].address, name, listen=f"{HOST}:{listen}", upstream=f"{HOST}:{upstream}")
+
+    def close(self) -> None:
+        """Stop all and remove what they kept; a folder given as `root` keeps its logs and data."""
+        with ThreadPoolExecutor(len(self._instances) or 1) as pool:
+            for stopped in [pool.submit(instance.stop) for instance in self._instances.values()]:
+                stopped.result()
+        if self._temporary:
+            for instance in self._instances.values():
+                instance.server.remove(instance.place)
+            shutil.rmtree(self.root)
+
+    def __getitem__(self, name: str) -> Instance:
+        return self._instances[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._instances)
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    def __enter__(self) -> "Services":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

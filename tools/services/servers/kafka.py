@@ -1,0 +1,120 @@
+"""Kafka in KRaft mode, one broker that is its own controller, from Maven's jars.
+
+Belongs here: its install, its properties and its health. Topics are made by `sieis setup`.
+"""
+
+import base64
+import uuid
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tools.services.cache import Build
+from tools.services.processes import run
+from tools.services.servers.base import HOST, Launch, NotReadyError, Place, Server
+from tools.services.toolchain import JAVA, MAVEN, require
+
+_LOG4J: Final = "2.25.1"
+_CHECK_SECONDS: Final = 3.0
+
+_POM: Final = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>sieis</groupId><artifactId>kafka</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{kafka}</version></dependency>
+    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>{log4j}</version></dependency>
+  </dependencies>
+</project>
+"""
+
+_LOGGING: Final = """status=warn
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %p %m (%c)%n
+rootLogger.level=info
+rootLogger.appenderRef.out.ref=out
+"""
+
+
+class Kafka(Server):
+    """Ports: main, controller, behind (the listener a toxiproxy forwards to) and proxied (where that proxy listens).
+
+    Kafka tells its clients which address to use next, so a proxy before it needs a listener that advertises the proxy.
+    """
+
+    name = "kafka"
+    version: ClassVar[str] = "4.3.1"
+    port_names: ClassVar[Sequence[str]] = ("main", "controller", "behind", "proxied")
+
+    def build(self, build: Build) -> None:
+        """Let Maven copy the jars."""
+        require([JAVA, MAVEN], build.apt)
+        (build.directory / "pom.xml").write_text(_POM.format(kafka=self.version, log4j=_LOG4J))
+        build.run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"])
+
+    def prepare(self, place: Place) -> None:
+        """Write the properties; format the storage once."""
+        logging = place.folder / "log4j2.properties"
+        logging.write_text(_LOGGING)
+        properties = place.folder / "server.properties"
+        properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties(place).items()))
+        if not (place.data / "meta.properties").exists():
+            identifier = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            tool = [*_java(place), "kafka.tools.StorageTool", "format", "-t", identifier, "-c", str(properties)]
+            run(tool, place.folder / "format.log")
+
+    def launch(self, place: Place) -> Launch:
+        """The broker, with a heap that is enough for tests."""
+        return Launch([*_java(place, "-Xmx512m"), "kafka.Kafka", str(place.folder / "server.properties")])
+
+    def check(self, place: Place) -> None:
+        """Ask for the cluster's metadata."""
+        try:
+            # A client of its own each time: librdkafka would otherwise back off while the broker starts.
+            client = AdminClient({"bootstrap.servers": place.address, "log_level": 0})
+            metadata = client.list_topics(timeout=_CHECK_SECONDS)
+        except KafkaException as error:
+            raise NotReadyError(str(error)) from error
+        if not metadata.brokers:
+            raise NotReadyError("the broker has not registered with its controller")
+
+    def settings(self, place: Place) -> dict[str, str]:
+        """The bootstrap address."""
+        return {"SIEIS_KAFKA_BOOTSTRAP": place.address}
+
+    def _properties(self, place: Place) -> dict[str, object]:
+        ports = place.ports
+        listeners = {"PLAINTEXT": ports["main"], "CONTROLLER": ports["controller"], "PROXIED": ports["behind"]}
+        advertised = {"PLAINTEXT": ports["main"], "PROXIED": ports["proxied"]}
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@{HOST}:{ports['controller']}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in listeners.items()),
+            "advertised.listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in advertised.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": place.data,
+            "offsets.topic.replication.factor": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            # A topic that is there because somebody asked for it hides that nobody made it.
+            "auto.create.topics.enable": "false",
+            # So that a drill can let a member or a record expire in seconds rather than minutes.
+            "group.min.session.timeout.ms": 1000,
+            "log.retention.check.interval.ms": 1000,
+            "log.initial.task.delay.ms": 1000,
+            "log.segment.delete.delay.ms": 1000,
+        }
+
+
+def _java(place: Place, *options: str) -> list[str]:
+    logging = f"-Dlog4j2.configurationFile={place.folder / 'log4j2.properties'}"
+    return ["java", *options, logging, "-cp", f"{place.home}/libs/*"]

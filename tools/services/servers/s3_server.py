@@ -1,0 +1,38 @@
+"""What the S3 servers have in common: credentials, health, the variables of SIEIS.
+
+Belongs here: that. Not here: a particular server.
+"""
+
+import httpx
+
+from tools.services.servers import s3
+from tools.services.servers.base import NotReadyError, Place, Server, new_secret
+
+
+class S3Server(Server):
+    """Credentials: access_key, secret_key."""
+
+    def new_credentials(self) -> dict[str, str]:
+        """One identity that may do everything."""
+        return {"access_key": "sieis", "secret_key": new_secret()}
+
+    def check(self, place: Place) -> None:
+        """List the buckets, signed."""
+        try:
+            answer = s3.request("GET", self.address(place), "/", place.credentials)
+        except httpx.HTTPError as error:
+            raise NotReadyError(str(error)) from error
+        if answer.status_code != 200:
+            raise NotReadyError(f"listing the buckets answers {answer.status_code}")
+
+    def address(self, place: Place) -> str:
+        """Its URL."""
+        return f"http://{place.address}"
+
+    def settings(self, place: Place) -> dict[str, str]:
+        """Endpoint and keys."""
+        return {
+            "SIEIS_S3_ENDPOINT": self.address(place),
+            "SIEIS_S3_ACCESS_KEY": place.credentials["access_key"],
+            "SIEIS_S3_SECRET_KEY": place.credentials["secret_key"],
+        }
