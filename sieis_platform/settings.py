@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     hot_retention_days: int = Field(30, ge=1, description="Days the hot store keeps.")
     state_url: SecretStr | None = Field(
         None,
-        description="SQLAlchemy address of the operational state (postgresql+psycopg://…); unset: SQLite in the data directory.",
+        description="Database of the operational state (postgresql+psycopg://…); unset: SQLite in the data directory.",
     )
     redis_url: SecretStr | None = Field(
         None,

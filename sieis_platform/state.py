@@ -26,7 +26,7 @@ class StateUnavailableError(RetriableError):
 
 
 class StateError(FatalError):
-    """The operational state is not what it should be (a foreign or damaged file, missing rights): a person must look."""
+    """The operational state is not what it should be (a foreign or damaged file, no rights): a person must look."""
 
 
 class SimulatorPosition(NamedTuple):

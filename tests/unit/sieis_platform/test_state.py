@@ -1,4 +1,4 @@
-"""The operational state, one contract on SQLite and PostgreSQL: kept across processes, one position a topic, named errors."""
+"""The operational state on SQLite and PostgreSQL: kept across processes, one position a topic, named errors."""
 
 import secrets
 from collections.abc import Iterator

@@ -24,7 +24,7 @@ _BESIDE: Final = ("dagster", "mlflow")
 
 
 class Postgres(DebianServer):
-    """Credentials: username, password, database (the operational state's). Dagster and MLflow have one each beside it."""
+    """Credentials: username, password, database (the operational state's; Dagster and MLflow have their own)."""
 
     name = "postgres"
     version: ClassVar[str] = "debian"
