@@ -7,11 +7,12 @@ import ipaddress
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import ConnectionPool
 
 from sieis_api.redis_guard import RedisGuard, connection_options
 from sieis_api.security import is_loopback
@@ -33,16 +34,19 @@ class RateLimiter:
         self._limit = RateLimitItemPerMinute(per_minute, namespace=_PREFIX) if per_minute else None
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._guard = guard
+        self._pool: ConnectionPool | None = None
         self._shared: SlidingWindowCounterRateLimiter | None = None
         if url and guard is not None:
+            self._pool = ConnectionPool.from_url(url, **connection_options())
+            # The parameter is typed as text, and documented as, and handed on as, a pool.
+            pool = cast(str, self._pool)
             storage = RedisStorage(
                 f"async+{url}",
                 wrap_exceptions=True,
                 implementation="redispy",
                 key_prefix=_PREFIX,
-                **connection_options(),
+                connection_pool=pool,
             )
-            self._storage = storage
             self._shared = SlidingWindowCounterRateLimiter(storage)
 
     async def wait_seconds(self, client: str) -> int | None:
@@ -58,8 +62,8 @@ class RateLimiter:
 
     async def close(self) -> None:
         """Give the connections back."""
-        if self._shared is not None:
-            await self._storage.bridge.storage.aclose()
+        if self._pool is not None:
+            await self._pool.aclose()
 
     @staticmethod
     async def _count(

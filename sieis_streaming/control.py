@@ -106,8 +106,8 @@ class ControlServer:
         except OSError as error:
             listener.close()
             raise PortTakenError(
-                f"the simulator's control port {self.port} on {self.host} cannot be used ({error.strerror}): is another "
-                "simulator running? Stop it, or set SIEIS_SIMULATOR_PORT to another port"
+                f"the simulator's control port {self.port} on {self.host} cannot be used ({error.strerror}): "
+                "is another simulator running? Stop it, or set SIEIS_SIMULATOR_PORT to another port"
             ) from error
         self.port = listener.getsockname()[1]
         self._socket = listener
