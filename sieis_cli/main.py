@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "consume": ("consume", _STREAM),
     "dlq": ("dlq", _STREAM),
     "materialize": ("materialize", _SERVE),
+    "dagster": ("dagster", _SERVE),
     "api": ("api", _SERVE),
 }
 

@@ -147,6 +147,11 @@ class Settings(BaseSettings):
     )
     dashboard_port: int = Field(8501, ge=1, le=65535, description="Port of the dashboard.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI.")
+    dagster_code: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9._-]+:\d{1,5})?$",
+        description="host:port of `sieis dagster code`; empty: webserver and daemon load the definitions themselves.",
+    )
     mlflow_port: int = Field(5001, ge=1, le=65535, description="Port of the MLflow UI.")
     simulator_host: str = Field(
         "127.0.0.1", description="Address the simulator's control API listens on; it answers to local names only."
