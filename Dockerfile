@@ -22,12 +22,13 @@ RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev
 
 FROM base
 # Everything that is kept lies in /var/lib/sieis: data under var/, and the .env that commands look for where they run.
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/sieis sieis \
+RUN groupadd --gid 10001 sieis \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/sieis sieis \
     && install --directory --owner=sieis --group=sieis --mode=0750 /var/lib/sieis
 COPY --from=build /app /app
 ENV PATH=/app/.venv/bin:$PATH \
     SIEIS_DATA_DIR=/var/lib/sieis/var
-USER sieis
+USER 10001:10001
 WORKDIR /var/lib/sieis
 VOLUME /var/lib/sieis
 EXPOSE 8000
