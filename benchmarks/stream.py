@@ -58,7 +58,7 @@ def _records(count: int, until: dt.datetime) -> list[tuple[str, bytes]]:
 
 def _consumers(settings: Settings, metrics: ConsumerMetrics) -> list:
     hot_link, archive_link = BrokerLink(settings), BrokerLink(settings)
-    hot = HotSink(open_hot(settings), settings, metrics)
+    hot = HotSink(open_hot(settings), metrics)
     archive = ArchiveSink(open_archive(settings), archive_link, settings, metrics)
     return [
         SinkConsumer(hot, hot_link, settings, metrics).run,

@@ -49,7 +49,7 @@ def consume(
     for name in dict.fromkeys(sink or Store):
         link = BrokerLink(settings)
         target = (
-            HotSink(open_hot(settings), settings, metrics)
+            HotSink(open_hot(settings), metrics)
             if name is Store.HOT
             else ArchiveSink(open_archive(settings), link, settings, metrics)
         )

@@ -54,7 +54,7 @@ def show(position: Annotated[str, typer.Argument(help="As `sieis dlq list` print
     letter = _find(position)
     console = Console()
     for name, value in _plain(letter).items():
-        console.print(f"[bold]{name}[/]: {escape(str(value))}")
+        console.print(f"[bold]{name}[/]: {escape(_printable(str(value)))}", highlight=False, soft_wrap=True)
 
 
 def replay(
@@ -114,6 +114,16 @@ def _plain(letter: "KeptLetter") -> dict[str, object]:
         "record_time": letter.record_time.isoformat() if letter.record_time else None,
         "dead_since": letter.dead_since.isoformat() if letter.dead_since else None,
         "replay_of": letter.replay_of,
-        "key": None if letter.key is None else letter.key.decode("utf-8", "backslashreplace"),
-        "value": None if letter.value is None else letter.value.decode("utf-8", "backslashreplace"),
+        "headers": [(name, _text(value)) for name, value in letter.headers],
+        "key": _text(letter.key),
+        "value": _text(letter.value),
     }
+
+
+def _text(content: str | bytes | None) -> str | None:
+    return content.decode("utf-8", "backslashreplace") if isinstance(content, bytes) else content
+
+
+def _printable(text: str) -> str:
+    """`text` with whatever would command the terminal written out: anyone may have sent it."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

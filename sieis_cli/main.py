@@ -48,6 +48,8 @@ _ADVICE: Final = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again, it goes on where it stopped",
     errno.EDQUOT: "the quota is used up: free some space and run the same command again, it goes on where it stopped",
     errno.EROFS: "set SIEIS_DATA_DIR to a folder that can be written",
+    errno.ENOTDIR: "a file stands where a folder is needed: set SIEIS_DATA_DIR to a folder",
+    errno.EEXIST: "a file stands where a folder is needed: set SIEIS_DATA_DIR to a folder",
     errno.EACCES: "give this user access, or set SIEIS_DATA_DIR to a folder of its own",
     errno.EPERM: "give this user access, or set SIEIS_DATA_DIR to a folder of its own",
 }

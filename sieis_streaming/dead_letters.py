@@ -23,6 +23,7 @@ READ_SECONDS: Final = 10.0
 
 _REPLAY_OF = "sieis.replay_of"
 _REPLAYED = "sieis.replayed"
+_UNKNOWN: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 Headers = list[tuple[str, str | bytes | None]]
 Status = Literal["open", "replayed", "came_back"]
@@ -152,11 +153,12 @@ def read_all(consumer: Consumer, dlq_topic: str) -> list[KeptLetter]:
             # What else there may be on the topic must not hide the letters.
             with contextlib.suppress(DeadLetterNotFoundError):
                 letter = _kept(message, ours)
-                letters.setdefault(letter.position, letter)
+                known = letters.get(letter.position, letter)
+                letters[letter.position] = min(known, letter, key=_when)
         elif _REPLAYED in ours:
             replayed.add(ours[_REPLAYED])
     came_back = {letter.replay_of for letter in letters.values() if letter.replay_of}
-    return [_with_status(letter, replayed, came_back) for letter in letters.values()]
+    return [_with_status(letter, replayed, came_back) for letter in sorted(letters.values(), key=_when)]
 
 
 def to_replay(letters: Iterable[KeptLetter]) -> list[KeptLetter]:
@@ -165,6 +167,11 @@ def to_replay(letters: Iterable[KeptLetter]) -> list[KeptLetter]:
     Not those already replayed, nor a replay that was found bad again: such a record comes back once, not for ever.
     """
     return [letter for letter in letters if letter.status == "open"]
+
+
+def _when(letter: KeptLetter) -> tuple[dt.datetime, Position]:
+    """Each partition of the topic has its own order; those that died in one flush are told apart by position."""
+    return letter.dead_since or _UNKNOWN, letter.position
 
 
 def _with_status(letter: KeptLetter, replayed: set[str], came_back: set[str]) -> KeptLetter:
@@ -213,8 +220,8 @@ def _record_time(milliseconds: str) -> dt.datetime | None:
 
 
 def _moment(text: str) -> dt.datetime | None:
-    with contextlib.suppress(ValueError):
-        return dt.datetime.fromisoformat(text)
+    with contextlib.suppress(ValueError, OverflowError):
+        return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
     return None
 
 

@@ -5,6 +5,7 @@ Belongs here: opening, reading, seeking, cutting into blocks of whole lines. Not
 
 import gzip
 import hashlib
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,6 +63,9 @@ class SourceStream:
         self.position = 0
         self._digest = digest  # fed with all that is read
         try:
+            kind = self.path.stat().st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # opening a pipe waits for ever for its other end
+                raise SourceNotAFileError(f"{self.path} is a pipe or a device; write the readings to a file first")
             self._file: BinaryIO = self.path.open("rb")
             magic = self._file.read(2)
             self._file.seek(0)

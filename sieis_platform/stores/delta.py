@@ -3,6 +3,7 @@
 Belongs here: error translation and figures from the log. Not here: the layout or the meaning of any table.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ from sieis_platform.errors import FatalError, RetriableError
 _FULL: Final = "No space left on device"
 _BAD_PATH: Final = ("Could not create local directory", "Not a directory", "Permission denied", "Read-only file system")
 _CONVERSION: Final = "Arrow error"
+_COLOUR: Final = re.compile("\x1b\\[[0-9;]*m")
 
 
 class TableInfo(NamedTuple):
@@ -108,5 +110,5 @@ def translated(
 
 
 def _line(error: BaseException) -> str:
-    """The library's message, which may have several lines, on one."""
-    return " ".join(str(error).split())
+    """The library's message, which may have several lines and colours, on one and without."""
+    return " ".join(_COLOUR.sub("", str(error)).split())

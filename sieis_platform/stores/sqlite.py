@@ -469,7 +469,9 @@ def _translate(path: Path, error: sqlite3.Error) -> HotStoreError | HotStoreUnav
     if code == sqlite3.SQLITE_FULL:
         return HotStoreUnavailableError(f"the disk of the hot store {path} is full; free space to go on ({error})")
     if code == sqlite3.SQLITE_IOERR:
-        return HotStoreUnavailableError(f"the disk of the hot store {path} does not answer or is full ({error})")
+        return HotStoreUnavailableError(
+            f"the disk of the hot store {path} does not answer or is full; check it and free space ({error})"
+        )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return HotStoreError(
             f"{path} is damaged or no SQLite file ({error}); move it away and fill a new one from the archive"

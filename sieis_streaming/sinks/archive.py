@@ -137,10 +137,6 @@ class ArchiveSink:
             self._oldest is not None and time.monotonic() - self._oldest >= self._flush_seconds
         )
 
-    def full(self) -> bool:
-        """The flush size is also the bound of what a broken store may let pile up."""
-        return self._rows >= self._flush_rows
-
     def flush(self) -> dict[int, int]:
         """One flush: incarnation, dead letters, then one commit of rows, positions and ledger.
 

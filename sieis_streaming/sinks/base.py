@@ -56,10 +56,6 @@ class Sink(Protocol):
         """Whether it is time to flush."""
         ...
 
-    def full(self) -> bool:
-        """Whether no more may be buffered until a flush succeeds."""
-        ...
-
     def flush(self) -> dict[int, int]:
         """Store what is buffered; per partition the offset to commit to Kafka (nothing buffered: empty).
 

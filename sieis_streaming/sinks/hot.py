@@ -6,7 +6,6 @@ Belongs here: buffering between two writes. Not here: how a store writes (sieis_
 import polars as pl
 
 from sieis_platform import crash
-from sieis_platform.settings import Settings
 from sieis_platform.settings import Sink as SinkName
 from sieis_platform.stores.hot import HotStore
 from sieis_streaming.decode import Decoded
@@ -19,12 +18,10 @@ class HotSink:
 
     name: SinkName = "hot"
 
-    def __init__(self, store: HotStore, settings: Settings, metrics: ConsumerMetrics) -> None:
+    def __init__(self, store: HotStore, metrics: ConsumerMetrics) -> None:
         self._store = store
-        self._most_rows = settings.poll_records_loaded
         self._metrics = metrics
         self._frames: list[pl.DataFrame] = []
-        self._rows = 0
         self._next: dict[int, int] = {}
 
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
@@ -41,7 +38,6 @@ class HotSink:
         """Buffer the readings; dead letters are the archive group's business, here only their offsets count."""
         if decoded.rows.height:
             self._frames.append(decoded.rows)
-            self._rows += decoded.rows.height
             ends = decoded.rows.group_by("source_partition").agg(pl.col("source_offset").max() + 1)
             for partition, end in ends.iter_rows():
                 self._next[partition] = max(end, self._next.get(partition, 0))
@@ -52,10 +48,6 @@ class HotSink:
     def due(self) -> bool:
         """Always, if there is anything."""
         return bool(self._next)
-
-    def full(self) -> bool:
-        """No more than one loaded poll waits."""
-        return self._rows >= self._most_rows
 
     def flush(self) -> dict[int, int]:
         """Write the buffered readings."""
@@ -75,4 +67,4 @@ class HotSink:
         crash.point("hot.after_kafka_commit")
 
     def _clear(self) -> None:
-        self._frames, self._rows, self._next = [], 0, {}
+        self._frames, self._next = [], {}

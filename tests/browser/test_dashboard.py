@@ -68,8 +68,8 @@ def opened(
 def refreshed(page: Page) -> None:
     """Wait until the page has drawn another look at the building."""
     stamp = page.get_by_text("refreshed ")
-    expect(stamp).to_be_visible(timeout=30_000)
-    expect(stamp).not_to_have_text(stamp.inner_text(), timeout=30_000)
+    expect(stamp).to_be_visible(timeout=60_000)
+    expect(stamp).not_to_have_text(stamp.inner_text(), timeout=60_000)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -79,7 +79,7 @@ def test_everything_is_there_and_nothing_sticks_out(
 ):
     with opened(browser, site, size=size, theme=theme) as page:
         for text in ("Building overview", "Live", "Floor plan", "Anomalies", "Latest readings"):
-            expect(page.get_by_text(text).first).to_be_visible(timeout=30_000)
+            expect(page.get_by_text(text).first).to_be_visible(timeout=60_000)
         expect(page.get_by_text("5 of 54 motes reporting")).to_be_visible()
         expect(page.get_by_text("Temperature over 24 hours")).to_be_visible()
         expect(page.get_by_text("Model sieis-anomaly version 3")).to_be_visible()
@@ -126,15 +126,15 @@ def test_a_refresh_redraws_no_chart_and_no_table(browser: Browser, site: str):
     with opened(browser, site) as page:
         refreshed(page)
         drawn = "[data-testid=stVegaLiteChart] svg.marks, [data-testid=stDataFrame] canvas"
+        page.wait_for_function(f"() => document.querySelectorAll('{drawn}').length >= 4")
         count = page.evaluate(f"() => (window.drawn = [...document.querySelectorAll('{drawn}')]).length")
         refreshed(page)
-        assert count >= 4
         assert page.evaluate("() => window.drawn.filter(e => e.isConnected).length") == count
 
 
 def test_another_quantity_colours_the_plan_and_the_day(browser: Browser, site: str):
     with opened(browser, site) as page:
-        page.get_by_text("Humidity", exact=True).click(timeout=30_000)
+        page.get_by_text("Humidity", exact=True).click(timeout=60_000)
         expect(page.get_by_text("Humidity over 24 hours")).to_be_visible()
         expect(page.locator(".st-key-floor svg.marks")).to_contain_text("Humidity, %RH")
 
@@ -155,25 +155,25 @@ def test_an_empty_platform_says_how_to_fill_it_then_shows_what_came(
     port = launch.new_port()
     url = launch.dashboard(port)
     with opened(browser, url) as page:
-        expect(page.get_by_text("The API is not running")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("The API is not running")).to_be_visible(timeout=60_000)
         expect(page.get_by_text("sieis up", exact=False).first).to_be_visible()
         with launch.api(empty, port):
-            expect(page.get_by_text("No readings yet")).to_be_visible(timeout=30_000)
+            expect(page.get_by_text("No readings yet")).to_be_visible(timeout=60_000)
             expect(page.get_by_text("sieis load FILE")).to_be_visible()
             expect(page.get_by_text("make demo")).to_be_visible()
-        expect(page.get_by_text("The API is not running")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("The API is not running")).to_be_visible(timeout=60_000)
         with launch.api(filled, port):
-            expect(page.get_by_text("of 54 motes reporting")).to_be_visible(timeout=30_000)
+            expect(page.get_by_text("of 54 motes reporting")).to_be_visible(timeout=60_000)
 
 
 def test_a_wrong_key_is_told_apart_from_an_absent_api(browser: Browser, empty: Path, launch: Launch):
     port = launch.new_port()
     with launch.api(empty, port, SIEIS_API_KEY="right-key-for-this-test"):
         with opened(browser, launch.dashboard(port, SIEIS_API_KEY="wrong-key-for-this-test")) as page:
-            expect(page.get_by_text("does not let this dashboard in")).to_be_visible(timeout=30_000)
+            expect(page.get_by_text("does not let this dashboard in")).to_be_visible(timeout=60_000)
             assert "wrong-key" not in page.content()
         with opened(browser, launch.dashboard(port, SIEIS_API_KEY="right-key-for-this-test")) as page:
-            expect(page.get_by_text("No readings yet")).to_be_visible(timeout=30_000)
+            expect(page.get_by_text("No readings yet")).to_be_visible(timeout=60_000)
 
 
 def test_one_broken_mart_takes_its_own_panel_only(browser: Browser, filled: Path, tmp_path: Path, launch: Launch):
@@ -183,11 +183,11 @@ def test_one_broken_mart_takes_its_own_panel_only(browser: Browser, filled: Path
         entry.write_bytes(b"not a log")
     port = launch.new_port()
     with launch.api(broken, port), opened(browser, launch.dashboard(port)) as page:
-        expect(page.get_by_text("Not available now.")).to_have_count(1, timeout=30_000)
+        expect(page.get_by_text("Not available now.")).to_have_count(1, timeout=60_000)
         expect(page.get_by_role("button", name="Retry")).to_have_count(1)
         expect(page.get_by_text("of 54 motes reporting")).to_be_visible()
         expect(page.get_by_text("Model sieis-anomaly version 3")).to_be_visible()
         shutil.rmtree(broken / "marts" / "hourly_aggregates")
         shutil.copytree(filled / "marts" / "hourly_aggregates", broken / "marts" / "hourly_aggregates")
         page.get_by_role("button", name="Retry").click()
-        expect(page.get_by_text("2,400 readings, 48 impossible")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("2,400 readings, 48 impossible")).to_be_visible(timeout=60_000)

@@ -45,6 +45,9 @@ def test_records_of_the_new_broker_arrive_and_none_is_taken_for_a_replay(tmp_pat
         second._count = FIRST  # readings never sent before, at positions that the old broker used too
         _send(second, SECOND)
         wait_until_hot(running.settings, FIRST + SECOND)
+        eventually(
+            lambda: running.metric("sieis_records_read_total", sink="archive") >= FIRST + SECOND, "read for the archive"
+        )
         running.stop(consumer)
 
         for sender, address in ((first, old), (second, new)):

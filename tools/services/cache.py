@@ -54,13 +54,12 @@ class Build:
 
         Raises: InstallError when it fails, InstallCancelledError when the cache was told to give up.
         """
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, processes.Guard() as guard:
             log.write(f"$ {' '.join(argv)}\n".encode())
             log.flush()
             process = processes.spawn(
-                ["nice", "-n", _NICENESS, *argv], log=log, cwd=cwd or self.directory, extra_env=env
+                ["nice", "-n", _NICENESS, *argv], log=log, cwd=cwd or self.directory, guard=guard, extra_env=env
             )
-            guard = processes.Guard(process.pid)
             try:
                 while True:
                     with contextlib.suppress(psutil.TimeoutExpired):
@@ -70,7 +69,6 @@ class Build:
                         raise InstallCancelledError("the install was given up")
             finally:
                 processes.end(process, stop_signal=signal.SIGTERM, grace_seconds=5)
-                guard.release()
         if code != 0:
             raise InstallError(
                 f"`{' '.join(argv)}` failed with code {code}; its last lines ({self.log}):\n"

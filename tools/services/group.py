@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sieis_platform.settings import Settings
-from tools.services import ports
+from tools.services import leftovers, ports
 from tools.services.cache import Cache
 from tools.services.install import install
 from tools.services.instance import Instance
@@ -41,7 +41,8 @@ class Services(Mapping[str, Instance]):
     def start(cls, names: Iterable[str], *, root: Path | None = None, cache: Path | None = None) -> "Services":
         """Start new instances (installing what is missing) and wait until each answers.
 
-        They lie in `root` (unset: a temporary folder, removed by `close`); logs are `root/NAME/NAME.log`. Should this
+        They lie in `root` (unset: a temporary folder, removed by `close`, or, where this process
+        was killed, by the next start); logs are `root/NAME/NAME.log`. Should this
         Python process die, even by SIGKILL, they die with it.
 
         Raises: UnknownServerError, MissingToolError, InstallError, StartError.
@@ -49,7 +50,8 @@ class Services(Mapping[str, Instance]):
         servers = select(names)
         shelf = Cache(cache or _default_cache())
         homes = install(servers, shelf)
-        folder = root or Path(tempfile.mkdtemp(prefix="sieis-services-"))
+        leftovers.sweep()
+        folder = root or Path(tempfile.mkdtemp(prefix=leftovers.PREFIX))
         instances: dict[str, Instance] = {}
         taken: set[int] = set()
         for server in servers:
@@ -58,6 +60,8 @@ class Services(Mapping[str, Instance]):
             place = Place(homes[server.name].home, folder / server.name, chosen, server.new_credentials())
             instances[server.name] = Instance(server, place)
         services = cls(folder, instances, temporary=root is None)
+        if root is None:
+            leftovers.claim(folder, {name: instance.place.ports for name, instance in instances.items()})
         try:
             with ThreadPoolExecutor(len(instances) or 1) as pool:
                 for started in [pool.submit(instance.start) for instance in instances.values()]:
@@ -84,10 +88,12 @@ class Services(Mapping[str, Instance]):
         return Proxy.create(self["toxiproxy"].address, name, listen=f"{HOST}:{listen}", upstream=f"{HOST}:{upstream}")
 
     def close(self) -> None:
-        """Stop all and remove what they kept; a folder given as `root` keeps its logs and data."""
+        """End all and remove what they kept; a folder given as `root` keeps its logs and data. Raises: StopError."""
         with ThreadPoolExecutor(len(self._instances) or 1) as pool:
-            for stopped in [pool.submit(instance.stop) for instance in self._instances.values()]:
-                stopped.result()
+            # Data that nobody will see again need no orderly stop (SeaweedFS takes 15 s for one).
+            endings = [one.kill if self._temporary else one.stop for one in self._instances.values()]
+            for ended in [pool.submit(ending) for ending in endings]:
+                ended.result()
         if self._temporary:
             for instance in self._instances.values():
                 instance.server.remove(instance.place)

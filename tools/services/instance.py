@@ -74,13 +74,18 @@ class Instance:
         self.place.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.server.prepare(self.place)
         launch = self.server.launch(self.place)
-        with self.log.open("ab") as log:
-            self.process = processes.spawn(
-                launch.argv, log=log, cwd=self.place.folder, extra_env=launch.env, user=launch.user
-            )
-        if self.guarded:
-            self._guard = processes.Guard(self.process.pid)
+        self.process = None
         try:
+            self._guard = processes.Guard() if self.guarded else None
+            with self.log.open("ab") as log:
+                self.process = processes.spawn(
+                    launch.argv,
+                    log=log,
+                    cwd=self.place.folder,
+                    guard=self._guard,
+                    extra_env=launch.env,
+                    user=launch.user,
+                )
             self.wait_ready()
             self.server.first_use(self.place)
         except BaseException:
@@ -118,15 +123,15 @@ class Instance:
     def kill(self) -> None:
         """SIGKILL it and its children, as a power cut would. Raises: StopError."""
         if self.process:
-            self._release()
             processes.kill(self.process)
+        self._release()
         self.process = None
 
     def stop(self) -> None:
         """Stop it as its operator would; kills what does not stop in time. Raises: StopError."""
         if self.process:
-            self._release()
             processes.end(self.process, stop_signal=self.server.stop_signal, grace_seconds=self.server.stop_seconds)
+        self._release()
         self.process = None
 
     def pause(self) -> None:
@@ -148,7 +153,6 @@ class Instance:
         self.start()
 
     def _release(self) -> None:
-        # The guard goes first: once the process is gone its id may belong to another.
         if self._guard:
             self._guard.release()
             self._guard = None

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Final
 
 import psutil
@@ -20,27 +21,43 @@ _RUN_SECONDS: Final = 120.0
 
 # Reads a pipe whose other end only the parent holds: end of file means that the parent is gone, by SIGKILL too.
 # (PR_SET_PDEATHSIG would fire when the starting *thread* ends, and servers are started from a pool.)
-_GUARD_SCRIPT: Final = 'read -r _; kill -9 -- "-$1"'
+_GUARD_SCRIPT: Final = "read -r _; kill -9 0"
 
 
 class Guard:
-    """Kills a process group as soon as this Python process is gone, unless released before."""
+    """A process group whose members are killed as soon as this Python process is gone, unless released before.
 
-    def __init__(self, group: int) -> None:
+    It leads the group and is there before them: no moment is left in which they would be unguarded.
+    """
+
+    def __init__(self) -> None:
         self._shell = subprocess.Popen(  # noqa: S603 - a fixed script
-            ["/bin/sh", "-c", _GUARD_SCRIPT, "guard", str(group)],
+            ["/bin/sh", "-c", _GUARD_SCRIPT],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C for the parent must not end the guard
+            process_group=0,  # also: a Ctrl-C for the parent is none for the group
         )
 
+    @property
+    def group(self) -> int:
+        """The group to start processes in."""
+        return self._shell.pid
+
     def release(self) -> None:
-        """End the guard; must come before the group's id can belong to others."""
+        """End the guard; the group's other members live on."""
         self._shell.kill()
         self._shell.wait()
         if self._shell.stdin:
             self._shell.stdin.close()
+
+    def __enter__(self) -> "Guard":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
 
 def spawn(
@@ -48,10 +65,14 @@ def spawn(
     *,
     log: IO[bytes],
     cwd: Path,
+    guard: Guard | None,
     extra_env: Mapping[str, str] | None = None,
     user: str | None = None,
 ) -> psutil.Popen:
-    """Start a process as leader of its own session, its output appended to `log`, as `user` when given (root only)."""
+    """Start a process, its output appended to `log`, as `user` when given (root only).
+
+    Without a guard it leads a session of its own and outlives this process.
+    """
     # Passing the environment on is not reading configuration from it.
     environment = {**os.environ, **(extra_env or {})}
     as_user = {"user": user, "group": user, "extra_groups": []} if user else {}
@@ -62,7 +83,8 @@ def spawn(
         stderr=subprocess.STDOUT,
         cwd=cwd,
         env=environment,
-        start_new_session=True,
+        start_new_session=guard is None,
+        process_group=guard.group if guard else None,
         **as_user,
     )
 
@@ -72,16 +94,14 @@ def run(argv: Sequence[str], log: Path, *, user: str | None = None, cwd: Path | 
 
     Raises: StartError when it fails.
     """
-    with log.open("ab") as output:
-        process = spawn(argv, log=output, cwd=cwd or log.parent, user=user)
-        guard = Guard(process.pid)
+    with log.open("ab") as output, Guard() as guard:
+        process = spawn(argv, log=output, cwd=cwd or log.parent, guard=guard, user=user)
         try:
             code = process.wait(_RUN_SECONDS)
         except psutil.TimeoutExpired:
             code = None
         finally:
             kill(process)
-            guard.release()
     if code != 0:
         how = f"failed with code {code}" if code is not None else f"did not end within {_RUN_SECONDS:.0f} s"
         raise StartError(f"`{argv[0]}` {how} ({log}):\n{last_lines(log)}")

@@ -64,9 +64,6 @@ class RecordingSink(base.Sink):
     def due(self) -> bool:
         return bool(self._buffer)
 
-    def full(self) -> bool:
-        return False
-
     def flush(self) -> dict[int, int]:
         self.fault()
         done, self._buffer = self._buffer, []
@@ -223,9 +220,7 @@ def test_an_outage_of_the_hot_store_never_stops_the_archive_and_is_made_up_for(t
         return sum(archive.position(f"{app}/{partition}", table) or 0 for partition in range(4))
 
     with (
-        running(
-            SinkConsumer(sink, link, settings, metrics), consumer(HotSink(hot, settings, metrics), settings, metrics)
-        ) as now,
+        running(SinkConsumer(sink, link, settings, metrics), consumer(HotSink(hot, metrics), settings, metrics)) as now,
         closing(sqlite3.connect(tmp_path / "hot.sqlite", isolation_level=None)) as shell,
     ):
         shell.execute("BEGIN EXCLUSIVE")

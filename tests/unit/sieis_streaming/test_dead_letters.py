@@ -165,6 +165,7 @@ def test_foreign_messages_on_the_topic_do_not_hide_the_letters(
         [],
         [("sieis.position", b"nowhere")],
         [("sieis.position", b"t/i/0/0"), ("sieis.record_ms", b"soon"), ("sieis.dead_since", b"\xff")],
+        [("sieis.position", b"t/i/0/1"), ("sieis.dead_since", b"2026-01-01T00:00:00")],
     ]
     for headers in foreign:
         producer.produce(topic.settings.kafka_dlq_topic, b"foreign", headers=headers)
@@ -188,6 +189,14 @@ def test_published_twice_it_is_listed_once(topic: Topic, publisher: DeadLetterPu
     assert [letter.position.offset for letter in kept()] == [0, 1]
     publisher.publish(dead, topic.settings.kafka_topic, "two")  # the same offsets of a recreated topic are others
     assert len(kept()) == 4
+
+
+def test_they_are_listed_in_the_order_they_died_whatever_partition_keeps_them(
+    topic: Topic, publisher: DeadLetterPublisher, kept: Kept
+) -> None:
+    for first in range(0, 12, 3):
+        die(topic, publisher, *(Record(b"x", b"%d" % number) for number in range(first, first + 3)))
+    assert [letter.position.offset for letter in kept()] == list(range(12))
 
 
 def test_an_empty_topic_has_none(kept: Kept, publisher: DeadLetterPublisher) -> None:

@@ -105,6 +105,12 @@ class Kafka(Server):
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
+            # The default of 50 makes every start after a SIGKILL wait for 50 logs to be recovered.
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.num.partitions": 4,
+            # A broker killed and started again is let in only when its former session (9 s by default) has ended.
+            "broker.session.timeout.ms": 4000,
+            "broker.heartbeat.interval.ms": 500,
             # A topic that is there because somebody asked for it hides that nobody made it.
             "auto.create.topics.enable": "false",
             # So that a drill can let a member or a record expire in seconds rather than minutes.

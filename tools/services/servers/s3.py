@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 REGION: Final = "us-east-1"
-_ANSWER_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 5.0
 
 
 def request(
@@ -40,4 +40,4 @@ def request(
     signature = hmac.new(key, to_sign.encode(), "sha256").hexdigest()
     identity = f"{credentials['access_key']}/{scope}"
     headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={identity}, SignedHeaders={signed}, Signature={signature}"
-    return httpx.request(method, f"{url}{path}", content=body, headers=headers, timeout=_ANSWER_SECONDS)
+    return httpx.request(method, f"{url}{path}", content=body, headers=headers, timeout=ANSWER_SECONDS)

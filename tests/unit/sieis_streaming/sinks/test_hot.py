@@ -27,8 +27,7 @@ class Bench:
         self.path = folder / "hot.sqlite"
         self.store = SqliteHotStore(self.path, lock_seconds=0.05)
         self.metrics = ConsumerMetrics()
-        settings = topic.settings.model_copy(update={"poll_records_loaded": 3})
-        self.sink = HotSink(self.store, settings, self.metrics)
+        self.sink = HotSink(self.store, self.metrics)
 
     def poll(self, *values: bytes | None, partition: int = 0) -> Decoded:
         return decode(self.topic.through(*(Record(value) for value in values), partition=partition), 0)
@@ -106,11 +105,11 @@ def test_what_a_locked_store_refused_is_written_when_it_answers_again(bench: Ben
         bench.sink.add(bench.poll(value(2, 2), value(3, 3), value(1, 9)))
         with pytest.raises(HotStoreUnavailableError, match="locked"):
             bench.sink.flush()
-        assert bench.sink.full()
+        assert bench.sink.due()
         assert bench.metric("sieis_records_written_total") == 1
     assert bench.sink.flush() == {0: 4}
     assert bench.stored() == [(1, NOW, 9.0), (2, NOW, 2.0), (3, NOW, 3.0)]
-    assert not bench.sink.full()
+    assert not bench.sink.due()
 
 
 def test_what_was_revoked_is_not_written(bench: Bench) -> None:
