@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 import polars as pl
+import stamina
 import structlog
 
 from sieis_platform.reading import EXPECTED_INTERVAL_SECONDS
@@ -278,7 +279,8 @@ class Simulator:
             self._finish(emitter)
         finally:
             emitter.close()
-            self._save()
+            # Nobody saves it after us: a state that is busy right now is asked again, for about two seconds.
+            stamina.retry(on=StateUnavailableError, attempts=6, wait_jitter=0.1)(self._save)()
         return self._summary(started)
 
     def _take(self) -> pl.DataFrame | None:
@@ -349,7 +351,7 @@ class Simulator:
             try:
                 self._save()
             except StateUnavailableError as error:
-                # Tried again in a second; a kill until then has more sent again. The save at the end must work.
+                # Tried again in a second; a kill until then has more sent again.
                 log.warning("position not saved", error=str(error))
 
     def _finish(self, emitter: Emitter) -> None:
