@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse
 
 from sieis_api import live
 from sieis_api.analytics.endpoints import router as analytics
+from sieis_api.cache import open_cache
 from sieis_api.coalesce import Coalesced
 from sieis_api.deps import Pool, State
 from sieis_api.errors import add_handlers, documented
@@ -26,6 +27,8 @@ from sieis_api.metrics import ApiMetrics
 from sieis_api.middleware import RequestMiddleware
 from sieis_api.motes.endpoints import router as motes
 from sieis_api.motes.floor_plan import FloorPlan
+from sieis_api.rate_limit import RateLimiter
+from sieis_api.redis_guard import RedisGuard, address
 from sieis_api.security import check_exposure, require_key
 from sieis_api.sensors.endpoints import router as sensors
 from sieis_api.stores import Stores, open_stores
@@ -53,6 +56,9 @@ what to do.
 
 **Who may ask**: without SIEIS_API_KEY, this machine only. With it, everyone who sends it in `X-API-Key`.
 
+**How often**: SIEIS_RATE_LIMIT_PER_MINUTE requests from one address (this machine is not counted); beyond that 429 with
+`Retry-After`. `/api/v1/health` is always answered.
+
 A store that does not answer gives 503 with `Retry-After`. Send your own `X-Request-ID` (letters, digits, `. _ -`, up
 to 64) to find a request in the log again.
 """
@@ -67,10 +73,11 @@ _TAGS: Final = [
 def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_stores) -> FastAPI:
     """The API of one installation; nothing is opened before its lifespan begins.
 
-    Raises: ExposedWithoutKeyError where it would listen beyond this machine without a key. Starting it may raise
-    FloorPlanError.
+    Raises: ExposedWithoutKeyError where it would listen beyond this machine without a key, RedisAddressError. Starting
+    it may raise FloorPlanError.
     """
     check_exposure(settings)
+    redis_url = address(settings.redis_url)
     metrics = ApiMetrics()
 
     @asynccontextmanager
@@ -78,21 +85,27 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
         plan = FloorPlan(settings)
         await run_in_threadpool(plan.positions)  # a plan that was asked for and cannot be read stops the start
         opened = stores(settings)
+        guard = RedisGuard(metrics) if redis_url else None
+        cache = open_cache(redis_url, guard)
+        limiter = RateLimiter(settings.rate_limit_per_minute, redis_url, guard)
         state = State(
             settings=settings,
             stores=opened,
-            live=live.coalesced(opened.hot, settings.fleet_size),
-            health=Coalesced(lambda: system_service.check(opened), system_service.MAX_AGE_SECONDS),
+            live=live.coalesced(opened.hot, settings.fleet_size, cache),
+            health=Coalesced(lambda: system_service.check(opened, guard), system_service.MAX_AGE_SECONDS),
             recent=Pool(RECENT_AT_ONCE),
             scans=Pool(SCANS_AT_ONCE),
             floor_plan=plan,
             metrics=metrics,
+            limiter=limiter,
         )
         try:
             yield state
         finally:
             await state["live"].settle()
             await state["health"].settle()
+            await limiter.close()
+            await cache.close()
             await run_in_threadpool(opened.hot.close)
 
     app = FastAPI(
@@ -109,10 +122,10 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
     )
     app.add_middleware(RequestMiddleware, settings=settings, metrics=metrics)
     add_handlers(app)
-    refused = documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    refused = documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
     for router in (sensors, motes, analytics):
         app.include_router(router, dependencies=[Depends(require_key)], responses=refused)
-    app.include_router(system, responses=refused)
+    app.include_router(system, responses=documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN))
     app.include_router(metrics_router, responses=refused)
     _add_docs(app)
     return app

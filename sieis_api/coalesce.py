@@ -1,6 +1,6 @@
 """A value that many ask for and that is fetched once: fresh within a second, single flight.
 
-Belongs here: the coalescing. Not here: what is fetched.
+Belongs here: the coalescing. Not here: what is fetched, nor where processes share it (cache.py).
 """
 
 import asyncio
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import structlog
+
+from sieis_api.cache import Slot
 
 T = TypeVar("T")
 
@@ -20,12 +22,19 @@ class Coalesced(Generic[T]):
 
     However many ask at once, one load runs, in a thread; all of them get its result or its error. Errors are not
     kept. Belongs to one event loop.
+
+    With `shared`, what another process has loaded in that time is taken instead. It is not kept here: how old it is
+    only the shared cache knows, which forgets it in time.
     """
 
     def __init__(
-        self, load: Callable[[], T], max_age_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        load: Callable[[], T],
+        max_age_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        shared: Slot[T] | None = None,
     ) -> None:
-        self._load, self._max_age, self._clock = load, max_age_seconds, clock
+        self._load, self._max_age, self._clock, self._shared = load, max_age_seconds, clock, shared
         self._kept: tuple[float, T] | None = None
         self._flight: asyncio.Task[T] | None = None
 
@@ -45,11 +54,15 @@ class Coalesced(Generic[T]):
             await asyncio.wait([self._flight])
 
     async def _refresh(self) -> T:
-        begun = self._clock()
         try:
+            if self._shared is not None and (known := await self._shared.get()) is not None:
+                return known
+            begun = self._clock()
             # Not the pool of the requests: however many slow queries fill that, live values still come.
             value = await asyncio.to_thread(self._load)
             self._kept = (begun, value)
+            if self._shared is not None:
+                await self._shared.set(value, self._max_age - (self._clock() - begun))
             return value
         finally:
             self._flight = None

@@ -17,6 +17,7 @@ from sieis_api.coalesce import Coalesced
 from sieis_api.live import Latest
 from sieis_api.metrics import ApiMetrics
 from sieis_api.motes.floor_plan import FloorPlan
+from sieis_api.rate_limit import RateLimiter
 from sieis_api.stores import Stores
 from sieis_api.system.service import Health
 from sieis_platform.errors import RetriableError
@@ -59,6 +60,7 @@ class State(TypedDict):
     scans: Pool
     floor_plan: FloorPlan
     metrics: ApiMetrics
+    limiter: RateLimiter
 
 
 async def get_state(request: Request) -> State:

@@ -81,6 +81,13 @@ def failure(
     return encode(context, "error", data, int(status), headers)
 
 
+def too_many(context: RequestContext, wait_seconds: int) -> Response:
+    """The answer to a client that has sent too many requests."""
+    message = f"too many requests from this address; come back in {wait_seconds} s"
+    headers = {"Retry-After": str(wait_seconds)}
+    return failure(context, HTTPStatus.TOO_MANY_REQUESTS, "rate_limited", message, headers=headers)
+
+
 def internal_error(context: RequestContext) -> Response:
     """The answer to what nobody foresaw: an id to look up in the log, and nothing of the inside."""
     message = f"something went wrong on the server; the log has the details under request_id {context.request_id}"
@@ -106,6 +113,8 @@ _DESCRIPTIONS: Final = {
     HTTPStatus.FORBIDDEN: "No key is set and the request is not from this machine (`forbidden`).",
     HTTPStatus.NOT_FOUND: "Nothing is known under that id (`mote_not_found`).",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is wrong; `problems` names each (`invalid_request`).",
+    HTTPStatus.TOO_MANY_REQUESTS: "This address has sent too many requests: come back after Retry-After seconds "
+    "(`rate_limited`).",
     HTTPStatus.SERVICE_UNAVAILABLE: (
         "A store does not answer: come back after Retry-After seconds (`unavailable`); without that header a person "
         "must look first (`store_broken`)."

@@ -3,11 +3,13 @@
 Belongs here: what several parts need of it (sensors, motes, health). Not here: the answers they make of it.
 """
 
+import io
 import time
 from typing import Final, NamedTuple
 
 import polars as pl
 
+from sieis_api.cache import Cache, Slot
 from sieis_api.coalesce import Coalesced
 from sieis_api.envelope import iso
 from sieis_platform.reading import FIELDS
@@ -16,6 +18,15 @@ from sieis_platform.stores.hot import HotStore
 #: Motes report every 30 s; a second more does not show, and 50 clients cost the store one query (DESIGN 7).
 MAX_AGE_SECONDS: Final = 1.0
 _NS: Final = 1_000_000_000
+_SCHEMA: Final = pl.Schema(
+    {
+        "mote_id": pl.Int32,
+        "ns": pl.Int64,
+        "timestamp": pl.String,
+        **dict.fromkeys(FIELDS, pl.Float32),
+        "in_fleet": pl.Boolean,
+    }
+)
 
 
 class Latest(NamedTuple):
@@ -49,6 +60,21 @@ def load_latest(hot: HotStore, fleet_size: int) -> Latest:
     )
 
 
-def coalesced(hot: HotStore, fleet_size: int) -> Coalesced[Latest]:
-    """`load_latest` at most once a second, however many ask."""
-    return Coalesced(lambda: load_latest(hot, fleet_size), MAX_AGE_SECONDS)
+def coalesced(hot: HotStore, fleet_size: int, cache: Cache) -> Coalesced[Latest]:
+    """`load_latest` at most once a second, however many ask, in whatever processes share `cache`."""
+    slot = Slot(cache, f"live:{fleet_size}", _encode, _decode)
+    return Coalesced(lambda: load_latest(hot, fleet_size), MAX_AGE_SECONDS, shared=slot)
+
+
+def _encode(latest: Latest) -> bytes:
+    buffer = io.BytesIO()
+    latest.frame.write_ipc(buffer)  # 54 motes: 4 kB
+    return buffer.getvalue()
+
+
+def _decode(kept: bytes) -> Latest | None:
+    try:
+        frame = pl.read_ipc(io.BytesIO(kept))
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+    return Latest(frame) if frame.schema == _SCHEMA else None

@@ -5,7 +5,7 @@ Belongs here: the metrics of one app, in a registry of its own. Not here: when t
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Live values should come in milliseconds, an archive query in a second or two; beyond ten something is wrong.
@@ -28,10 +28,35 @@ class ApiMetrics:
             buckets=_BUCKETS,
         )
 
+        self._limited = Counter(
+            "sieis_api_rate_limited", "Requests refused because their client sent too many.", registry=self._registry
+        )
+        self._redis_failures = Counter(
+            "sieis_api_redis_failures",
+            "Times Redis was asked in vain, by what for (cache, rate_limit).",
+            ["use"],
+            registry=self._registry,
+        )
+        self._redis_up: Gauge | None = None
+
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request; `route` is the template, never the path, so that the number of series stays bounded."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
+
+    def rate_limited(self) -> None:
+        """Count a request that was refused."""
+        self._limited.inc()
+
+    def redis_is(self, *, up: bool) -> None:
+        """Tell whether Redis answered last; without a Redis there is no such metric."""
+        if self._redis_up is None:
+            self._redis_up = Gauge("sieis_api_redis_up", "Whether Redis answered last.", registry=self._registry)
+        self._redis_up.set(up)
+
+    def redis_failed(self, use: str) -> None:
+        """Count a question to Redis that had no answer."""
+        self._redis_failures.labels(use).inc()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -1,4 +1,4 @@
-"""The outermost layer of every request: id, refusal of strangers, headers, metrics, and the last word on errors.
+"""The outermost layer of every request: id, refusals, headers, metrics, and the last word on errors.
 
 Belongs here: what must hold for every answer, known route or not. Not here: the decisions (security.py, errors.py).
 """
@@ -11,9 +11,11 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sieis_api import PREFIX
 from sieis_api.envelope import RequestContext
-from sieis_api.errors import failure, internal_error
+from sieis_api.errors import failure, internal_error, too_many
 from sieis_api.metrics import ApiMetrics
+from sieis_api.rate_limit import RateLimiter, client_of
 from sieis_api.security import HEADERS, refusal
 from sieis_platform.settings import Settings
 
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 _SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _POLICY_VIOLATION: Final = 1008  # RFC 6455, 7.4.1
+_NEVER_LIMITED: Final = f"{PREFIX}/health"  # load balancers ask it often, and one check a second serves them all
 _CLIENT_GONE: Final = 499  # nginx's convention; nothing was answered
 
 
@@ -61,6 +64,9 @@ class RequestMiddleware:
             if reason is not None:
                 answer = failure(context, HTTPStatus.FORBIDDEN, "forbidden", reason)
                 await answer(scope, receive, send_with_headers)
+            elif (wait := await _must_wait(scope)) is not None:
+                self._metrics.rate_limited()
+                await too_many(context, wait)(scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
         except Exception:
@@ -78,6 +84,14 @@ class RequestMiddleware:
         self._metrics.observe(method, route, status, seconds)
         ms = round(seconds * 1000, 2)
         log.debug("request", method=method, route=route, status=status, ms=ms, request_id=context.request_id)
+
+
+async def _must_wait(scope: Scope) -> int | None:
+    client = client_of(scope)
+    if client is None or scope["path"] == _NEVER_LIMITED:
+        return None
+    limiter: RateLimiter = scope["state"]["limiter"]
+    return await limiter.wait_seconds(client)
 
 
 def _sent_id(scope: Scope) -> str | None:

@@ -60,7 +60,7 @@ def consume(
         )
         consumers.append(SinkConsumer(target, link, settings, metrics).run)
     stop = stop_event()
-    server = metrics.serve(settings.metrics_port)
+    server = metrics.serve(settings.metrics_port, settings.metrics_host)
     try:
         run(consumers, stop)
     finally:

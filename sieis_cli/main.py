@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "consume": ("consume", _STREAM),
     "dlq": ("dlq", _STREAM),
     "materialize": ("materialize", _SERVE),
+    "dagster": ("dagster", _SERVE),
     "api": ("api", _SERVE),
 }
 

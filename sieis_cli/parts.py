@@ -16,7 +16,7 @@ import psutil
 
 from sieis_cli.names import Name
 from sieis_cli.supervisor import Part
-from sieis_platform.defs.operations.home import prepare_home
+from sieis_platform.defs.operations.home import environment, prepare_workspace
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
 from sieis_platform.telemetry import SWITCHES
@@ -162,7 +162,7 @@ def _dagster(settings: Settings, _wanted: Sequence[Name]) -> Described:
     url = f"http://{_LOOPBACK}:{settings.dagster_port}"
     command = [
         *_python("dagster_webserver"),
-        *_workspace(),
+        *workspace(settings),
         *_JSON_LOGS,
         "-h",
         _LOOPBACK,
@@ -188,7 +188,7 @@ def _daemon(settings: Settings, wanted: Sequence[Name]) -> Described:
     return Described(
         part=Part(
             name=Name.DAEMON,
-            command=[*_python("dagster._daemon"), "run", *_workspace(), *_JSON_LOGS],
+            command=[*_python("dagster._daemon"), "run", *workspace(settings), *_JSON_LOGS],
             # Only the web server tells of the daemon's heartbeats; without it, running must do.
             ready=_daemons_healthy(graphql) if Name.DAGSTER in wanted else _at_once,
             environment=_dagster_environment(settings),
@@ -202,14 +202,19 @@ def _mlflow(settings: Settings, _wanted: Sequence[Name]) -> Described:
     folder = settings.data_dir / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)  # MLflow's SQLite does not make its folder
     command = [*_python("mlflow"), "server", "--host", _LOOPBACK, "--port", str(settings.mlflow_port), "--workers", "1"]
-    command += ["--backend-store-uri", settings.mlflow_location, "--artifacts-destination", str(folder / "artifacts")]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
     return Described(
         part=Part(
             name=Name.MLFLOW,
             command=command,
             ready=_answers(f"{url}/health"),
-            # Its job runners (for hosted evaluations) would be two more processes that nothing here uses.
-            environment={**SWITCHES, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            # The address of its database is no option: every user of the machine can read those. Its job runners (for
+            # hosted evaluations) would be two more processes that nothing here uses.
+            environment={
+                **SWITCHES,
+                "MLFLOW_BACKEND_STORE_URI": settings.mlflow_database,
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            },
         ),
         does="experiments and the model registry",
         url=url,
@@ -231,11 +236,12 @@ _PARTS: Final[Mapping[Name, Callable[[Settings, Sequence[Name]], Described]]] = 
 
 
 def _dagster_environment(settings: Settings) -> dict[str, str]:
-    return {**SWITCHES, "DAGSTER_HOME": str(prepare_home(settings)), "SIEIS_DATA_DIR": str(settings.data_dir)}
+    return {**SWITCHES, **environment(settings)}
 
 
-def _workspace() -> list[str]:
-    return ["-w", str(ROOT / "workspace.yaml")]
+def workspace(settings: Settings) -> list[str]:
+    """Options by which webserver and daemon find the definitions: served elsewhere, or loaded by themselves."""
+    return ["-w", str(prepare_workspace(settings) if settings.dagster_code else ROOT / "workspace.yaml")]
 
 
 def _sieis(command: str) -> list[str]:

@@ -88,7 +88,7 @@ def simulate(
     days, timeline = open_dataset(settings, data_file(settings, data))
     with State.open(settings) as state:
         simulator = Simulator(settings, plan, days, timeline, state, stop=stop)
-        with ControlServer(simulator, settings.simulator_port):
+        with ControlServer(simulator, settings.simulator_port, settings.simulator_host):
             summary = simulator.run()
     _print(summary, as_json)
 

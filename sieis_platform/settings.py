@@ -155,6 +155,15 @@ class Settings(BaseSettings):
         True, description="Partition the archive by mote_id too; turn off for thousands of motes."
     )
     hot_retention_days: int = Field(30, ge=1, description="Days the hot store keeps.")
+    state_url: SecretStr | None = Field(
+        None,
+        description="Database of the operational state (postgresql+psycopg://…); unset: SQLite in the data directory.",
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis that the API's processes share for live values and rate limits (redis://…/0), a database of "
+        "its own; unset: each process for itself.",
+    )
     hot_piece_milliseconds: float = Field(
         50, gt=0, description="Bulk writes to SQLite commit in pieces of about this long."
     )
@@ -200,12 +209,37 @@ class Settings(BaseSettings):
     )
     api_port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
     api_key: SecretStr | None = Field(None, description="Key that API clients send as X-API-Key; unset: loopback only.")
+    rate_limit_per_minute: int = Field(
+        1_200,
+        ge=0,
+        description="Requests a minute that one client address may send to the API; this machine is not counted. "
+        "0: no limit.",
+    )
     dashboard_port: int = Field(8501, ge=1, le=65535, description="Port of the dashboard.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI.")
+    dagster_code: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9._-]+:\d{1,5})?$",
+        description="host:port of `sieis dagster code`; empty: webserver and daemon load the definitions themselves.",
+    )
     mlflow_port: int = Field(5001, ge=1, le=65535, description="Port of the MLflow UI.")
+    simulator_host: str = Field(
+        "127.0.0.1", description="Address the simulator's control API listens on; it answers to local names only."
+    )
     simulator_port: int = Field(5000, ge=1, le=65535, description="Port of the simulator's control API.")
+    metrics_host: str = Field("127.0.0.1", description="Address the consumer's metrics are served on.")
     metrics_port: int = Field(9108, ge=1, le=65535, description="Port of the consumer's Prometheus metrics.")
-    mlflow_uri: str = Field("", description="MLflow tracking address; empty: SQLite in the data directory.")
+    mlflow_uri: str = Field(
+        "", description="Address of an MLflow tracking server; empty: MLflow's database is used without one."
+    )
+    mlflow_database_url: SecretStr | None = Field(
+        None, description="MLflow's database (postgresql+psycopg://…); unset: SQLite in the data directory."
+    )
+    dagster_database_url: SecretStr | None = Field(
+        None,
+        description="Database of Dagster's runs, events and schedules (postgresql://…); unset: SQLite in the data "
+        "directory.",
+    )
 
     # -- for tests -----------------------------------------------------------------------------------------------
     services_cache: Path = Field(
@@ -291,10 +325,19 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_location(self) -> str:
-        """MLflow tracking address."""
-        return self.mlflow_uri or f"sqlite:///{self.data_dir / 'mlflow' / 'mlflow.sqlite'}"
+        """MLflow tracking address; may hold a password."""
+        return self.mlflow_uri or self.mlflow_database
+
+    @property
+    def mlflow_database(self) -> str:
+        """Database of the MLflow server, as SQLAlchemy names it; may hold a password."""
+        return _revealed(self.mlflow_database_url) or f"sqlite:///{self.data_dir / 'mlflow' / 'mlflow.sqlite'}"
 
     @property
     def api_url(self) -> str:
         """Address at which a client on this machine reaches the API."""
         return f"http://127.0.0.1:{self.api_port}"
+
+
+def _revealed(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""

@@ -1,19 +1,23 @@
 """Operational state: what SIEIS must remember between runs that is no reading, so far the simulator's position.
 
-Belongs here: tables, and the reads and writes on them. Not here: who decides what is remembered.
+Belongs here: tables, and the reads and writes on them, in SQLite or PostgreSQL. Not here: who decides what is
+remembered.
 """
 
 import datetime as dt
 from typing import Final, NamedTuple, Self
 
 import sqlalchemy as sa
+from pydantic import SecretStr
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.settings import Settings
 
+_CONNECT_SECONDS: Final = 5  # a server that is there answers in milliseconds; callers may try again
+_CREATE_LOCK: Final = 0x51E15  # any number that nothing else in this database locks
 _BUSY_SECONDS: Final = 10.0  # a writer holds the lock for milliseconds; longer than this is a stuck process
 
 
@@ -22,7 +26,7 @@ class StateUnavailableError(RetriableError):
 
 
 class StateError(FatalError):
-    """The operational state is not what it should be (a foreign or damaged file); a person must look."""
+    """The operational state is not what it should be (a foreign or damaged file, no rights): a person must look."""
 
 
 class SimulatorPosition(NamedTuple):
@@ -60,13 +64,22 @@ class State:
         """
         self._engine = engine
         try:
-            _Base.metadata.create_all(engine)
+            with engine.begin() as connection:
+                if engine.dialect.name == "postgresql":
+                    # Several processes start at once, and "create where missing" is two steps on PostgreSQL.
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
+                _Base.metadata.create_all(connection)
         except SQLAlchemyError as error:
             raise _named(error, engine) from error
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """The operational state of the settings: SQLite in the data directory, made if it is not there."""
+        """The operational state of the settings: `state_url`, else SQLite in the data directory, made if not there.
+
+        Raises: StateUnavailableError, StateError.
+        """
+        if settings.state_url is not None and settings.state_url.get_secret_value():
+            return cls(_server(settings.state_url))
         settings.state_path.parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(f"sqlite:///{settings.state_path}", connect_args={"timeout": _BUSY_SECONDS})
         event.listen(engine, "connect", _set_up_sqlite)
@@ -101,6 +114,21 @@ class State:
         self.close()
 
 
+def _server(address: SecretStr) -> sa.Engine:
+    try:
+        url = sa.make_url(address.get_secret_value())
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or url.get_backend_name() != "postgresql":
+        raise StateError("SIEIS_STATE_URL is no address like postgresql+psycopg://user:password@host:5432/database")
+    # pre_ping: a server that was restarted costs a new connection, not an error.
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "sieis"},
+    )
+
+
 def _set_up_sqlite(connection, _record: object) -> None:
     # WAL: a reader (the API) never waits for the writer. With it, NORMAL survives a killed process; a power cut can
     # take back the last commits, which leaves a position slightly behind: the readings after it are sent again.
@@ -110,7 +138,7 @@ def _set_up_sqlite(connection, _record: object) -> None:
 
 def _named(error: SQLAlchemyError, engine: sa.Engine) -> StateError | StateUnavailableError:
     where = engine.url.render_as_string(hide_password=True)
-    cause = getattr(error, "orig", None) or error
-    if isinstance(error, OperationalError):
+    cause = str(getattr(error, "orig", None) or error).strip()
+    if isinstance(error, OperationalError | InterfaceError):
         return StateUnavailableError(f"the operational state at {where} cannot be used now: {cause}")
     return StateError(f"the operational state at {where} is not usable: {cause}; restore it or move it away")

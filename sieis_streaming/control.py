@@ -1,4 +1,4 @@
-"""The simulator's control API on loopback: status, pause, resume, speed.
+"""The simulator's control API, for this machine: status, pause, resume, speed.
 
 Belongs here: the server and its four routes. Not here: what they do (simulator).
 """
@@ -20,7 +20,6 @@ from sieis_streaming.simulator import Simulator
 
 log = structlog.get_logger(__name__)
 
-_HOST: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 2
 _MAX_FACTOR: Final = 1_000_000.0  # a day in 0.09 s
 
@@ -79,9 +78,13 @@ def _json_only(content_type: Annotated[str, Header()] = "") -> None:
 class ControlServer:
     """Serves the control API in a thread of its own, from `start` to `stop`."""
 
-    def __init__(self, simulator: Simulator, port: int) -> None:
-        """`port` 0 lets the system choose (see `port` after `start`)."""
-        self.port = port
+    def __init__(self, simulator: Simulator, port: int, host: str = "127.0.0.1") -> None:
+        """`port` 0 lets the system choose (see `port` after `start`).
+
+        On whatever `host` it listens, only requests for a local name are answered: in a container it must listen on
+        all addresses to be published to this machine, and nobody else gains by it.
+        """
+        self.port, self.host = port, host
         config = uvicorn.Config(
             create_app(simulator),
             log_config=None,
@@ -98,19 +101,19 @@ class ControlServer:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((_HOST, self.port))
+            listener.bind((self.host, self.port))
             listener.listen()
         except OSError as error:
             listener.close()
             raise PortTakenError(
-                f"the simulator's control port {self.port} cannot be used ({error.strerror}): is another simulator "
-                "running? Stop it, or set SIEIS_SIMULATOR_PORT to another port"
+                f"the simulator's control port {self.port} on {self.host} cannot be used ({error.strerror}): "
+                "is another simulator running? Stop it, or set SIEIS_SIMULATOR_PORT to another port"
             ) from error
         self.port = listener.getsockname()[1]
         self._socket = listener
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, name="control")
         self._thread.start()
-        log.info("control API listens", url=f"http://{_HOST}:{self.port}/status")
+        log.info("control API listens", url=f"http://{self.host}:{self.port}/status")
 
     def stop(self) -> None:
         """End the server; a second call does nothing."""

@@ -135,16 +135,16 @@ class ConsumerMetrics:
         known = rows["record_ms"].filter(rows["record_ms"] >= 0)
         self.latency.observe(sink, (time.time_ns() // 1_000_000 - known.to_numpy()) / 1e3)
 
-    def serve(self, port: int) -> WSGIServer:
-        """Serve the metrics on 127.0.0.1:`port` from a thread of its own.
+    def serve(self, port: int, host: str = "127.0.0.1") -> WSGIServer:
+        """Serve the metrics on `host`:`port` from a thread of its own.
 
         Raises: MetricsPortError where the port is taken.
         """
         try:
-            server, _thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+            server, _thread = start_http_server(port, addr=host, registry=self.registry)
         except OSError as error:
             raise MetricsPortError(
-                f"the consumer's metrics cannot be served on 127.0.0.1:{port} ({error.strerror}); "
+                f"the consumer's metrics cannot be served on {host}:{port} ({error.strerror}); "
                 "stop what uses it or set SIEIS_METRICS_PORT"
             ) from error
         return server

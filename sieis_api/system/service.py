@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
+from sieis_api.redis_guard import RedisGuard
 from sieis_api.stores import AGGREGATES, ANOMALIES, Stores
 from sieis_platform.errors import SieisError
 
@@ -36,13 +37,15 @@ class Health(msgspec.Struct, frozen=True):
     components: dict[str, Component]
 
 
-def check(stores: Stores) -> Health:
-    """Ask every part (blocking)."""
+def check(stores: Stores, redis: RedisGuard | None = None) -> Health:
+    """Ask every part (blocking). Redis is not asked: `redis` knows how it answered the last request."""
     parts: dict[str, Callable[[], Component]] = {
         REQUIRED: lambda: _hot(stores),
         "archive": lambda: _archive(stores),
         **{table: lambda table=table: _mart(stores, table) for table in (*AGGREGATES.values(), ANOMALIES)},
     }
+    if redis is not None:
+        parts["redis"] = lambda: _redis(redis)
     components = {name: _asked(name, ask) for name, ask in parts.items()}
     down = [name for name, component in components.items() if component.status == "down"]
     status = "down" if REQUIRED in down else "degraded" if down else "ok"
@@ -65,6 +68,12 @@ def _hot(stores: Stores) -> Component:
     age = time.time_ns() - int(latest["timestamp"].max())  # pyright: ignore[reportArgumentType] - Int64, not empty
     when = f"{age / 1e9:.0f} s old" if age >= 0 else f"{-age / 1e9:.0f} s ahead of the clock"
     return Component("ok", f"{latest.height} motes, newest reading {when}")
+
+
+def _redis(redis: RedisGuard) -> Component:
+    if redis.up:
+        return Component("ok", "answered last time")
+    return Component("down", "did not answer last time; each process of the API caches and counts for itself")
 
 
 def _archive(stores: Stores) -> Component:

@@ -61,18 +61,22 @@ class Registered:
 
 
 class Registry:
-    """The model registry at an MLflow tracking address (`sqlite:///…`, `http://…`). Nothing is opened before a call."""
+    """The model registry at an MLflow tracking address: a server (`http://…`) or a database (`sqlite:///…`,
+    `postgresql+psycopg://…`). Nothing is opened before a call.
+    """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, artifacts: Path | None = None) -> None:
+        """`artifacts` is where models go with a database that is no file."""
         self._uri = uri
         # Beside the database; MLflow would put them into the current folder. A tracking server has its own place.
         self._database = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
-        self.artifacts = self._database.parent / "artifacts" if self._database else None
+        served = uri.startswith(("http://", "https://"))
+        self.artifacts = self._database.parent / "artifacts" if self._database else None if served else artifacts
 
     @classmethod
     def of(cls, settings: Settings) -> "Registry":
         """The registry of this installation."""
-        return cls(settings.mlflow_location)
+        return cls(settings.mlflow_location, settings.data_dir / "mlflow" / "artifacts")
 
     def register(self, training: Training) -> Registered:
         """Log a run with parameters, metrics and the model, register it as a new version and make it the champion.

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef  # the one way to give an instance a secret that no file holds
 
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.assembly import build_definitions
-from sieis_platform.defs.operations.home import prepare_home
+from sieis_platform.defs.operations.home import overrides, prepare_home
 from sieis_platform.defs.operations.jobs import observe_archive, refresh_and_train
 from sieis_platform.defs.partitions import Window, daily_partitions, today
 from sieis_platform.errors import FatalError
@@ -58,7 +59,9 @@ def materialize(settings: Settings, first: dt.date | None, last: dt.date | None)
     began = time.monotonic()
     window = _window(settings, first, last)
     definitions = build_definitions(settings)
-    with dg.DagsterInstance.from_config(str(prepare_home(settings))) as instance:
+    with dg.DagsterInstance.from_ref(
+        InstanceRef.from_dir(str(prepare_home(settings)), overrides=overrides(settings))
+    ) as instance:
         results = [
             definitions.resolve_job_def(observe_archive.name).execute_in_process(
                 instance=instance, raise_on_error=False, run_config=_QUIET

@@ -1,6 +1,6 @@
 """PostgreSQL, the Debian package.
 
-Belongs here: its cluster, start and health. Databases beyond the first are made by who needs them.
+Belongs here: its cluster, databases, start and health.
 """
 
 import hashlib
@@ -20,10 +20,11 @@ from tools.services.servers.debian import DebianServer
 _USER: Final = "postgres"  # the server refuses to run as root; the package brings this user
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
 _ANSWER_SECONDS: Final = 10
+_BESIDE: Final = ("dagster", "mlflow")
 
 
 class Postgres(DebianServer):
-    """Credentials: username, password, database."""
+    """Credentials: username, password, database (the operational state's; Dagster and MLflow have their own)."""
 
     name = "postgres"
     version: ClassVar[str] = "debian"
@@ -75,15 +76,19 @@ class Postgres(DebianServer):
             raise NotReadyError(f"`select 1` is answered by {answer}")
 
     def first_use(self, place: Place) -> None:
-        """Make the database once."""
-        name = place.credentials["database"]
-        if query(place, f"select count(*) from pg_database where datname = '{name}'", database="postgres") == "0":  # noqa: S608 - our own constant
-            query(place, f"create database {name}", database="postgres")
+        """Make the databases once."""
+        for name in (place.credentials["database"], *_BESIDE):
+            if query(place, f"select count(*) from pg_database where datname = '{name}'", database="postgres") == "0":  # noqa: S608 - our own constants
+                query(place, f"create database {name}", database="postgres")
 
     def settings(self, place: Place) -> dict[str, str]:
-        """The SQLAlchemy address of the database."""
-        who = f"{place.credentials['username']}:{place.credentials['password']}"
-        return {"SIEIS_DATABASE_URL": f"postgresql+psycopg://{who}@{place.address}/{place.credentials['database']}"}
+        """The addresses of the databases; Dagster's without a driver, for it knows its own only."""
+        server = f"{place.credentials['username']}:{place.credentials['password']}@{place.address}"
+        return {
+            "SIEIS_STATE_URL": f"postgresql+psycopg://{server}/{place.credentials['database']}",
+            "SIEIS_DAGSTER_DATABASE_URL": f"postgresql://{server}/dagster",
+            "SIEIS_MLFLOW_DATABASE_URL": f"postgresql+psycopg://{server}/mlflow",
+        }
 
     def remove(self, place: Place) -> None:
         """Remove the cluster, which as root lies in the server user's home."""
