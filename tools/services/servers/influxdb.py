@@ -104,6 +104,7 @@ class InfluxDB(Server):
             "SIEIS_INFLUX_URL": self.address(place),
             "SIEIS_INFLUX_ORG": place.credentials["org"],
             "SIEIS_INFLUX_TOKEN": place.credentials["token"],
+            "SIEIS_INFLUX_ADMIN_TOKEN": place.credentials["token"],
         }
 
 

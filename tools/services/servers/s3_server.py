@@ -32,7 +32,8 @@ class S3Server(Server):
     def settings(self, place: Place) -> dict[str, str]:
         """Endpoint and keys."""
         return {
-            "SIEIS_S3_ENDPOINT": self.address(place),
-            "SIEIS_S3_ACCESS_KEY": place.credentials["access_key"],
-            "SIEIS_S3_SECRET_KEY": place.credentials["secret_key"],
+            "SIEIS_S3_ENDPOINT_URL": self.address(place),
+            "SIEIS_S3_ACCESS_KEY_ID": place.credentials["access_key"],
+            "SIEIS_S3_SECRET_ACCESS_KEY": place.credentials["secret_key"],
+            "SIEIS_S3_ALLOW_HTTP": "true",
         }
