@@ -17,6 +17,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 # Workers of the test run: four on two cores, since the slowest tests wait (for groups to form, for processes to die).
+# One thread each for Polars and OpenMP: four workers of two threads on two cores cost a tenth more.
 WORKERS ?= 4
 DATA ?=
 REPORT ?=
@@ -54,7 +55,7 @@ services-status: $(READY) ## how each of them is
 	$(BIN)/python -m tools.services status $(ARGS)
 
 test: $(READY) ## the tests that need no server (ARGS='-k name' for some; SIEIS_TEST_ROUNDS=20 for longer drills)
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not services' $(ARGS)
+	POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not services' $(ARGS)
 
 # Installed first: a build of minutes is no part of a test's time.
 test-services: $(READY) ## the tests on real servers, installed first where they are missing

@@ -1,13 +1,12 @@
 """What derived assets cost: aggregates of 36 days, one day's partition beside more and more stored days, a whole run.
 
-Run: python -m benchmarks.rollups [MOTES] (42). The archive is written to a temporary folder and removed.
+Belongs here: these workloads. Not here: assertions (timings depend on the machine).
 """
 
 import datetime as dt
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,10 @@ from sieis_platform.stores.archive import Archive, Commit
 from sieis_platform.stores.open import open_archive
 from sieis_platform.timeline import TimelineFile
 
+Result = dict[str, str | float | None]
+
 DAYS = 36
+MOTES = 42
 # 1.5 M rows over 36 days and 42 motes are 992 readings a mote and day: the rate that the real fleet reached.
 ROWS = 1_500_000
 
@@ -64,24 +66,24 @@ def one_day(archive: Archive, day: Window) -> pl.DataFrame:
     return aggregate(Snapshot.of(archive).readings(day), "hourly")
 
 
-def timed(name: str, rows: int, run: Callable[[], object]) -> None:
+def timed(name: str, workload: str, run: Callable[[], object], floor: float | None = None) -> Result:
     """The best of three, which is what the code costs on a machine that others use too."""
     best = float("inf")
     for _ in range(3):
         began = time.perf_counter()
         run()
         best = min(best, time.perf_counter() - began)
-    print(f"{name:<58} {rows:>9,} rows {best:8.3f} s")
+    return _result(name, best, workload, floor)
 
 
-def main() -> None:
-    motes = int(sys.argv[1]) if len(sys.argv) > 1 else 42
-    per_day = ROWS // (DAYS * 42)
+def run() -> Iterator[Result]:
+    """Every measurement: {"name", "value", "unit", "workload", "floor"}; a floor of None is no promise."""
+    per_day = ROWS // (DAYS * MOTES)
     first = today() - dt.timedelta(days=DAYS - 1)
-    frame = readings(first, DAYS, motes, per_day)
+    frame = readings(first, DAYS, MOTES, per_day)
+    whole = f"{frame.height:,} rows, {DAYS} days, {MOTES} motes"
     for period in PERIOD_NS:
-        name = f"compute {period} aggregates, {DAYS} days x {motes} motes"
-        timed(name, frame.height, partial(aggregate, frame, period))
+        yield timed(f"compute {period} aggregates", whole, partial(aggregate, frame, period), floor=3.0)
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data_dir=Path(folder))  # pyright: ignore[reportCallIssue] - every field has a default
@@ -91,10 +93,10 @@ def main() -> None:
         for total in (DAYS, DAYS * 10):
             while stored < total:
                 begin = first - dt.timedelta(days=stored)
-                store(archive, readings(begin, DAYS, motes, per_day), f"history:{stored}")
+                store(archive, readings(begin, DAYS, MOTES, per_day), f"history:{stored}")
                 stored += DAYS
-            name = f"read and aggregate one day, {total} days stored"
-            timed(name, per_day * motes, partial(one_day, archive, Window(first, first)))
+            workload = f"{per_day * MOTES:,} rows, {total} days stored"
+            yield timed(f"one day beside {total} days", workload, partial(one_day, archive, Window(first, first)))
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data_dir=Path(folder))  # pyright: ignore[reportCallIssue] - every field has a default
@@ -102,14 +104,12 @@ def main() -> None:
         archive = open_archive(settings)
         archive.create()
         store(archive, frame, "history:run")
-        summary = materialize(settings, None, None)
-        print(
-            f"{'materialize all, first run (databases are made)':<58} {frame.height:>9,} rows {summary.seconds:8.3f} s"
-            f"   {summary.partitions_materialized} partitions, failures {summary.failures}"
-        )
-        summary = materialize(settings, None, None)
-        print(f"{'materialize all again':<58} {frame.height:>9,} rows {summary.seconds:8.3f} s")
+        for name in ("materialize all, first run", "materialize all, again"):
+            summary = materialize(settings, None, None)
+            if summary.failures:
+                raise RuntimeError("\n".join(summary.failures))
+            yield _result(name, summary.seconds, f"{whole}, {summary.partitions_materialized} partitions, training")
 
 
-if __name__ == "__main__":
-    main()
+def _result(name: str, seconds: float, workload: str, floor: float | None = None) -> Result:
+    return {"name": name, "value": round(seconds, 3), "unit": "s", "workload": workload, "floor": floor}
