@@ -33,6 +33,7 @@ LOAD_DAYS = 28  # all of it within the hot store's retention: every row goes to 
 
 def run() -> list[dict]:
     """Every measurement of this module."""
+    _burst()  # the first burst of a process pays for what is loaded at first use: half a second
     return [_burst(), *_latency(), _load()]
 
 
@@ -93,7 +94,7 @@ def _burst() -> dict:
         "name": "stream into both stores",
         "value": round(BURST_RECORDS / seconds),
         "unit": "records/s",
-        "workload": f"{BURST_RECORDS:,} records on the embedded broker, {MOTES} motes, 1 day a flush, one process",
+        "workload": f"{BURST_RECORDS:,} records on the embedded broker, {MOTES} motes, 1 day a flush, one warm process",
         "floor": 60_000,
     }
 
