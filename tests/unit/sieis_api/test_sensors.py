@@ -33,9 +33,9 @@ def test_latest_is_the_newest_reading_of_every_mote_with_its_age(client: TestCli
     assert [reading.in_fleet for reading in body.readings] == [True, True, True, True, False]
     made = Envelope[LiveReadings].model_validate_json(answer.content).meta.timestamp
     for reading in body.readings:
-        # The age was taken just before the answer was stamped.
+        # The age, in whole milliseconds, was taken just before the answer was stamped.
         assert (
-            dt.timedelta(0)
+            dt.timedelta(milliseconds=-1)
             <= made - reading.timestamp - dt.timedelta(seconds=reading.age_seconds)
             < dt.timedelta(seconds=5)
         )
