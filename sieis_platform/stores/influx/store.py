@@ -16,6 +16,7 @@ from sieis_platform.stores.hot import (
     AGGREGATE_SCHEMA,
     LATEST_SCHEMA,
     HotStoreError,
+    HotStoreUnavailableError,
     Period,
     WriteOutcome,
 )
@@ -33,6 +34,8 @@ _FIRST_WINDOW_NS: Final = 3_600 * 1_000_000_000
 #: 31 of 75 queries met a reading half written, most of them one.
 _LATEST_ATTEMPTS: Final = 8
 _READING_FIELDS: Final = (*FIELDS, PRESENT)
+#: Requests do not get smaller than this after failures: 180 KB, which a wire of 0.2 Mbit/s carries within 10 s.
+_LEAST_REQUEST_ROWS: Final = 1_000
 
 
 class _Rows(NamedTuple):
@@ -64,6 +67,7 @@ class InfluxHotStore:
         self._buckets: dict[Period, str] = {"daily": bucket, "hourly": hourly_bucket}
         self._bucket = bucket
         self._retention_ns = None if retention_days is None else retention_days * DAY_NS
+        self._most_rows = request_rows
         self._request_rows = request_rows
         self._now_ns = now_ns
 
@@ -79,12 +83,11 @@ class InfluxHotStore:
             rows = rows.filter(pl.col("timestamp") >= now - self._retention_ns)
         updated = pl.select(_utc_text(pl.lit(now))).item()
         beyond, refused = readings.height - rows.height, 0
-        for piece in rows.iter_slices(self._request_rows):
-            for refusal in self._write(self._bucket, lines.readings(piece, updated)):
-                if refusal.beyond_retention:
-                    beyond += refusal.points
-                else:
-                    refused += refusal.points
+        for refusal in self._send(self._bucket, rows, lambda piece: lines.readings(piece, updated)):
+            if refusal.beyond_retention:
+                beyond += refusal.points
+            else:
+                refused += refusal.points
         return WriteOutcome(readings.height - beyond - refused, beyond, refused)
 
     def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:
@@ -93,8 +96,7 @@ class InfluxHotStore:
         Raises: HotStoreUnavailableError, HotStoreError.
         """
         rows = aggregates.select(pl.col(name).cast(dtype) for name, dtype in AGGREGATE_SCHEMA.items())
-        for piece in rows.iter_slices(self._request_rows):
-            self._write(self._buckets[period], lines.aggregates(period, piece))
+        self._send(self._buckets[period], rows, lambda piece: lines.aggregates(period, piece))
 
     def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
         """See HotStore. InfluxDB does not say what it deleted: the number is what was there just before."""
@@ -111,6 +113,23 @@ class InfluxHotStore:
     def expire(self, before_ns: int) -> int:
         """See HotStore. Nothing needs to call it: the bucket's own retention removes what is old."""
         return self.delete_readings(MIN_NS, before_ns)
+
+    def _send(
+        self, bucket: str, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series]
+    ) -> list[answers.Refusal]:
+        """Send `rows` in requests of the size that got through last; what the server refused of them.
+
+        Raises: HotStoreUnavailableError, HotStoreError.
+        """
+        refusals: list[answers.Refusal] = []
+        for piece in rows.iter_slices(self._request_rows):
+            try:
+                refusals += self._write(bucket, to_lines(piece))
+            except HotStoreUnavailableError:
+                self._request_rows = min(self._most_rows, max(_LEAST_REQUEST_ROWS, piece.height // 2))
+                raise
+        self._request_rows = min(self._most_rows, self._request_rows * 2)
+        return refusals
 
     def _write(self, bucket: str, batch: pl.Series) -> list[answers.Refusal]:
         """Send one request of lines; what the server refused of them.
