@@ -34,6 +34,9 @@ _ROOT: Final = Path(__file__).parents[2]
 TIMEOUT_SECONDS: Final = 3
 """How long stores may be silent. Short, so that a wire that swallows answers is noticed several times in a drill."""
 
+_CATCH_UP_SECONDS: Final = 180
+"""How long a backlog of minutes may take on a machine that is busy otherwise."""
+
 SINKS: Final[Mapping[str, tuple[str, ...]]] = {
     "kafka": ("hot", "archive"),
     "influxdb": ("hot",),
@@ -129,8 +132,8 @@ def all_once(running: Platform, sender: Sender, incarnation: str, consumer: "sub
     Everything sent stands in the archive at its position and with its values, `sieis verify` is clean, the hot store
     holds the same readings, and no secret got into the logs.
     """
-    wait_until_archived(running.settings, sender.ends(), incarnation)
-    wait_until_hot(running.settings, len(sender.sent))
+    wait_until_archived(running.settings, sender.ends(), incarnation, _CATCH_UP_SECONDS)
+    wait_until_hot(running.settings, len(sender.sent), _CATCH_UP_SECONDS)
     assert consumer.poll() is None, running.log.read_text()[-4_000:]
     running.stop(consumer)
 

@@ -71,7 +71,7 @@ OUTAGES: Final = (
 def test_the_other_store_keeps_its_rate(site: Site, tmp_path: Path, outage: Outage) -> None:
     server, down, error, goes_on = outage
     wire, instance = site.wires[server], site.services[server]
-    with site.platform(tmp_path, kafka_session_timeout_seconds=6) as running:
+    with site.platform(tmp_path, kafka_session_timeout_seconds=6, archive_flush_seconds=1) as running:
         incarnation = running.incarnation()
         consumer = running.start("consume", **site.wired(server))
         with Sender(running.settings, rate=RATE) as sender:
@@ -99,5 +99,5 @@ def test_the_other_store_keeps_its_rate(site: Site, tmp_path: Path, outage: Outa
                     instance.start()
         usual, meanwhile = _share("before", steady, before), _share("outage", before, after)
         assert usual > LEAST_SHARE
-        assert meanwhile >= LEAST_SHARE * usual
+        assert meanwhile >= LEAST_SHARE * min(usual, 1.0)  # above 1 only where a backlog was made up for
         all_once(running, sender, incarnation, consumer)
