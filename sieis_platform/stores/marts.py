@@ -125,10 +125,11 @@ class Marts:
     def merge(self, table: str, frame: pl.DataFrame, key: Sequence[str]) -> int:
         """Add rows, each in place of the one with the same values in the columns `key` (no nulls); the version made.
 
-        Twice is like once: for a history of what happened. `frame` has no two rows of one key. Raises: MartError (a
-        column's name that is none), MartUnavailableError.
+        Twice is like once: for a history of what happened. `frame` has no two rows of one key.
+
+        Raises: MartError (a column's name that is none), MartUnavailableError.
         """
-        if bad := [name for name in frame.columns if not _NAME.fullmatch(name)]:
+        if bad := [name for name in (*frame.columns, *key) if not _NAME.fullmatch(name)]:
             raise MartError(f"mart {table} cannot have columns named {', '.join(map(repr, bad))}")
         predicate = " AND ".join(f"kept.{name} = added.{name}" for name in key)
         self._create(table, frame)

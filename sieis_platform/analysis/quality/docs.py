@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import great_expectations as gx
 import polars as pl
 from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 from great_expectations.core.run_identifier import RunIdentifier
@@ -118,7 +119,11 @@ def _keep(made: AbstractDataContext, rows: pl.DataFrame) -> _Page:
                 "unsuccessful_expectations": len(found) - passed,
                 "success_percent": 100 * passed / len(found),
             },
-            meta={"run_id": run, "archive_version": first["archive_version"], "run": first["run_id"]},
+            meta={
+                "run_id": run,
+                "great_expectations_version": gx.__version__,
+                "active_batch_definition": {"data_asset_name": first["asset"]},
+            },
         ),
     )
     broken = rows.filter(~pl.col("passed"))["check_name"].to_list()

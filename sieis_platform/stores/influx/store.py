@@ -187,7 +187,8 @@ class InfluxHotStore:
             return pl.DataFrame(schema=DAILY_SUMS_SCHEMA)
         key = ["mote_id", "timestamp"]
         counts = Selection(self._bucket, READINGS, (PRESENT,), start_ns, end_ns)
-        frame = self._values(counts.daily("count"), pl.Int64()).select(*key, pl.col("_value").alias("readings"))
+        counted = self._values(counts.daily("count"), pl.Int64()).filter(pl.col("_field") == PRESENT)
+        frame = counted.select(*key, pl.col("_value").alias("readings"))
         sums = self._values(Selection(self._bucket, READINGS, FIELDS, start_ns, end_ns).daily("sum"), pl.Float64())
         for name, field in SUMS.items():
             added = sums.filter(pl.col("_field") == field).select(*key, pl.col("_value").alias(name))

@@ -2,9 +2,11 @@
 
 import datetime as dt
 import re
+import socket
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from sieis_platform.analysis.quality import tables
 from sieis_platform.analysis.quality.docs import RESULTS_A_SUITE, build
@@ -70,3 +72,11 @@ def test_without_results_there_are_the_suites(tmp_path: Path) -> None:
     build(pl.DataFrame(schema=RESULTS_SCHEMA), tmp_path / "site")
     assert len(_pages(tmp_path / "site", "expectations")) == len(SUITES)
     assert _pages(tmp_path / "site", "validations") == []
+
+
+def test_nothing_is_asked_of_or_told_to_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: called.append(address))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address: called.append(address) or [])
+    build(_results(), tmp_path / "site")
+    assert called == []
