@@ -122,7 +122,7 @@ def _keep(made: AbstractDataContext, rows: pl.DataFrame) -> _Page:
             meta={
                 "run_id": run,
                 "great_expectations_version": gx.__version__,
-                "active_batch_definition": {"data_asset_name": first["asset"]},
+                "batch_kwargs": {"data_asset_name": first["asset"]},
             },
         ),
     )
