@@ -30,10 +30,12 @@ class S3Server(Server):
         return f"http://{place.address}"
 
     def settings(self, place: Place) -> dict[str, str]:
-        """Endpoint and keys."""
+        """Endpoint, keys, and the buckets `sieis setup` makes, named as docker-compose.yml names them."""
         return {
             "SIEIS_S3_ENDPOINT_URL": self.address(place),
             "SIEIS_S3_ACCESS_KEY_ID": place.credentials["access_key"],
             "SIEIS_S3_SECRET_ACCESS_KEY": place.credentials["secret_key"],
             "SIEIS_S3_ALLOW_HTTP": "true",
+            "SIEIS_ARCHIVE_URI": "s3://sieis-archive/readings",
+            "SIEIS_MARTS_URI": "s3://sieis-marts/tables",
         }
