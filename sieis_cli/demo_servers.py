@@ -216,5 +216,5 @@ def _connected(address: SecretStr | None) -> Iterator[sa.Connection]:
         where = url.render_as_string(hide_password=True)
         cause = str(getattr(error, "orig", None) or error).strip()
         if isinstance(error, OperationalError | InterfaceError):
-            raise DemoServersUnavailableError(f"PostgreSQL at {where} does not answer: {cause}") from error
+            raise DemoServersUnavailableError(f"PostgreSQL at {where} cannot be used now: {cause}") from error
         raise DemoServersError(f"PostgreSQL at {where} refuses the demo's database: {cause}") from error

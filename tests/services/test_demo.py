@@ -127,7 +127,7 @@ def outcome(report: dict[str, Any], settings: Settings) -> Outcome:
             report,
             {period: marts.scan(f"{period}_aggregates").sort(order).collect() for period in PERIODS},
             {period: hot.aggregates(period, 0, 2**62).sort(order) for period in PERIODS},
-            open_archive(settings).scan_all().select(READING_SCHEMA).sort("mote_id", "timestamp").collect(),
+            open_archive(settings).scan_all().select(list(READING_SCHEMA)).sort("mote_id", "timestamp").collect(),
         )
     finally:
         hot.close()
@@ -237,7 +237,8 @@ def test_influxdbs_bucket_of_somebody_else_is_left_alone(others: Settings) -> No
 
 def test_a_database_of_somebody_else_is_left_alone(others: Settings, servers: Services) -> None:
     place = servers["postgres"].place
-    query(place, "create database theirs_demo")
+    for name in ("theirs", "theirs_demo"):
+        query(place, f"create database {name}")
     address = servers["postgres"].settings["SIEIS_STATE_URL"].rsplit("/", 1)[0]
     with pytest.raises(DemoServersError, match=f"theirs_demo that is not {MADE_BY}"):
         start_over(others.changed(mlflow_database_url=f"{address}/theirs"))
