@@ -45,6 +45,7 @@ _NOT_YET: Final = frozenset(
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError._TIMED_OUT,
     }
 )
 
@@ -127,10 +128,12 @@ def _url(name: str, address: SecretStr) -> sa.URL:
 def _remove_topics(demo: Settings) -> None:
     """The groups go too: with the offsets of the old topics their members would skip what is in the new ones."""
     admin = AdminClient(client_config(demo, locate(demo)))
-    groups = [f"{demo.kafka_group}.{sink}" for sink in ("hot", "archive")]
+    groups = {f"{demo.kafka_group}.{sink}" for sink in ("hot", "archive")}
     topics = [demo.kafka_topic, demo.kafka_dlq_topic]
     deadline = time.monotonic() + _GONE_SECONDS
-    while reason := _not_yet(admin.delete_consumer_groups(groups, request_timeout=_ANSWER_SECONDS)):
+    # Only those that are there: a Kafka that never had a group takes its time to find out that it has none of these.
+    while there := sorted(groups & _known_groups(admin)):
+        reason = _not_yet(admin.delete_consumer_groups(there, request_timeout=_ANSWER_SECONDS))
         if time.monotonic() > deadline:
             raise DemoServersUnavailableError(f"{reason}; a consumer of an earlier demo may still run: end it")
         time.sleep(_LOOK_SECONDS)
@@ -158,6 +161,17 @@ def _not_yet(futures: Mapping[str, Any]) -> str:
             elif cause.code() not in gone:
                 raise (DemoServersUnavailableError if cause.retriable() else DemoServersError)(said) from error
     return reason
+
+
+def _known_groups(admin: AdminClient) -> set[str]:
+    asked = admin.list_consumer_groups(request_timeout=_ANSWER_SECONDS)
+    try:
+        found = asked.result(2 * _ANSWER_SECONDS)
+    except (TimeoutError, KafkaException) as error:
+        raise DemoServersUnavailableError(f"Kafka does not tell its consumer groups: {error}") from error
+    if found.errors:
+        raise DemoServersUnavailableError(f"Kafka does not tell all its consumer groups: {found.errors[0]}")
+    return {group.group_id for group in found.valid}
 
 
 def _known_topics(admin: AdminClient) -> list[str]:

@@ -28,9 +28,9 @@ _NEEDED: Final = {
 }
 _ON_S3: Final = ("archive_uri", "marts_uri")
 _ADVICE: Final = """\
-Bring servers up and name them in .env: `make services-up` (docker compose where an engine answers, else without Docker), then
-`.venv/bin/python -m tools.services env --write`, or by hand, `python -m tools.services env > .env`. Or leave SIEIS_PROFILE
-unset: then each part goes by its own address."""
+Bring servers up with `make services-up` (by docker compose where an engine answers, else without Docker) and name them
+in .env with `.venv/bin/python -m tools.services env --write`, which without --write prints them, for `> .env`.
+Or leave SIEIS_PROFILE unset: then each part goes by its own address."""
 
 
 class ProfileError(FatalError):

@@ -46,7 +46,7 @@ def test_one_error_names_all_that_is_missing_and_what_to_do() -> None:
     told = str(raised.value)
     assert [name for name in SERVERS if f"  {name}: " not in told] == []
     assert "make services-up" in told
-    assert "tools.services env > .env" in told
+    assert "python -m tools.services env --write" in told
     assert "docker compose" in told
 
 
