@@ -29,7 +29,7 @@ from tools.services import Services
 from tools.services.servers import s3
 from tools.services.servers.postgres import query
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(1_800)]  # three demos
 
 ROOT = Path(__file__).parents[2]
 DAYS = {f"2004-02-{day}" for day in (28, 29)} | {f"2004-03-0{day}" for day in range(1, 9)}
