@@ -71,7 +71,7 @@ def written(running: Platform, sink: str) -> float:
 def goes_on(running: Platform, sink: str, readings: int = 500) -> None:
     """Wait until so many more readings are in that store."""
     before = written(running, sink)
-    eventually(lambda: written(running, sink) >= before + readings, f"{readings} more in the {sink} store")
+    eventually(lambda: written(running, sink) >= before + readings, f"{readings} more in the {sink} store", 120)
 
 
 def errors(running: Platform, sink: str, kind: str) -> float:
