@@ -80,7 +80,7 @@ def errors(running: Platform, sink: str, kind: str) -> float:
 
 
 def all_stored_once(running: Platform, sender: Sender, incarnation: str) -> None:
-    """What was sent (unique readings) is in the archive by position and value, and in the hot store; verify is clean."""
+    """All that was sent (unique readings) is archived by position and value, and hot; `sieis verify` is clean."""
     wait_until_archived(running.settings, sender.ends(), incarnation)
     expected = frame(sender.sent)
     rows = archived(running.settings)
