@@ -41,6 +41,8 @@ def prepared(instances: Iterable[Instance], folder: Path) -> dict[str, str]:
     given = {key: value for instance in instances for key, value in instance.settings.items()}
     operator = given.pop("SIEIS_INFLUX_TOKEN")  # may do everything; SIEIS works with the token that setup makes
     own = {
+        # Three servers and a consumer on two cores: a heartbeat may come a second late.
+        "kafka_session_timeout_seconds": "3",
         "kafka_topic": name, "kafka_dlq_topic": f"{name}.dlq", "kafka_group": name,
         "influx_bucket": name, "influx_hourly_bucket": f"{name}-hourly", "influx_timeout_seconds": "5",
         "archive_uri": f"s3://{name}/readings", "marts_uri": f"s3://{name}/marts", "s3_timeout_seconds": "5",

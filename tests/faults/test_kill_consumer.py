@@ -47,14 +47,14 @@ POISON = [
 
 def _die_at(running: Platform, point: str) -> None:
     process = running.start("consume", crash_at=f"{point}:2")
-    assert process.wait(60) == -signal.SIGKILL, f"{point} was not reached: {running.log.read_text()[-3000:]}"
+    assert process.wait(120) == -signal.SIGKILL, f"{point} was not reached: {running.log.read_text()[-3000:]}"
 
 
 def _reads(running: Platform) -> None:
     """Wait until the consumer started last has read something for each store."""
     for sink in ("hot", "archive"):
         eventually(
-            lambda sink=sink: running.metric("sieis_records_read_total", sink=sink) > 0, f"{sink} to be read for"
+            lambda sink=sink: running.metric("sieis_records_read_total", sink=sink) > 0, f"{sink} to be read for", 120
         )
 
 
