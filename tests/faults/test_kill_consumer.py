@@ -27,7 +27,7 @@ from tests.faults.harness import (
     wait_until_hot,
 )
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600 + 30 * ROUNDS)]
 
 CONSUMER_POINTS = [point for point in crash.POINTS if not point.startswith("load.")]
 

@@ -8,7 +8,7 @@ from tests.faults.full import all_stored_once, errors, goes_on
 from tests.faults.harness import ROUNDS, Platform, Sender, eventually, seeded
 from tools.services.instance import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(600 + 60 * ROUNDS)]
 
 OTHER = {"hot": "archive", "archive": "hot"}
 KIND = {"hot": "HotStoreUnavailableError", "archive": "ArchiveUnavailableError"}
