@@ -4,33 +4,15 @@ Belongs here: that site, and what every drill on it ends with. Not here: which f
 """
 
 import contextlib
-import os
-import re
 import subprocess
-import sys
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from polars.testing import assert_frame_equal
-from pydantic import SecretStr
-
-from tests.faults.compare import hot_equals_archive
-from tests.faults.harness import (
-    COMPARED,
-    Platform,
-    Sender,
-    archived,
-    eventually,
-    frame,
-    platform,
-    wait_until_archived,
-    wait_until_hot,
-)
+from tests.faults.full import all_stored_once, prepared
+from tests.faults.harness import Platform, Sender, eventually, platform
 from tools.services import Proxy, Services
 
-_ROOT: Final = Path(__file__).parents[2]
 TIMEOUT_SECONDS: Final = 3
 """How long stores may be silent. Short, so that a wire that swallows answers is noticed several times in a drill."""
 
@@ -71,48 +53,14 @@ class Site:
 
         Its own settings lead to the servers directly: sender and comparisons do not suffer what a consumer does.
         """
-        name = f"drill-{uuid.uuid4().hex[:12]}"
-        influxdb, s3 = self.services["influxdb"], self.services["minio"]
-        own = {
-            "kafka_bootstrap": self.services["kafka"].address,
-            "influx_url": influxdb.address,
-            "influx_org": influxdb.credentials["org"],
-            "influx_bucket": name,
-            "influx_hourly_bucket": f"{name}-hourly",
-            "influx_timeout_seconds": TIMEOUT_SECONDS,
-            "archive_uri": f"s3://{name}/readings",
-            "marts_uri": f"s3://{name}/marts",
-            "s3_endpoint_url": s3.address,
-            "s3_allow_http": True,
-            "s3_timeout_seconds": TIMEOUT_SECONDS,
-            "s3_access_key_id": s3.credentials["access_key"],
-            "s3_secret_access_key": s3.credentials["secret_key"],
-        }
-        with platform(folder / "var", **{**own, **settings}) as running:
-            _set_up(running, folder, influxdb.credentials["token"])
+        own = prepared([self.services[name] for name in SINKS], folder / "setup")
+        short = dict.fromkeys(("influx_timeout_seconds", "s3_timeout_seconds"), TIMEOUT_SECONDS)
+        with platform(folder / "var", **{**own, **short, **settings}) as running:
             try:
                 yield running
             finally:
                 for wire in self.wires.values():
                     wire.mend()
-
-
-def _set_up(running: Platform, folder: Path, operator: str) -> None:
-    """`sieis setup`, in a folder of its own: it puts InfluxDB's token into the .env there."""
-    secret = {"SIEIS_INFLUX_ADMIN_TOKEN": operator, "PYTHONPATH": str(_ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "sieis_cli", "setup"],
-        cwd=folder,
-        env={**os.environ, **running.environment, **secret},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (token,) = re.findall(r"(?m)^SIEIS_INFLUX_TOKEN=(\S+)$", (folder / ".env").read_text())
-    running.environment["SIEIS_INFLUX_TOKEN"] = token
-    running.settings = running.settings.model_copy(update={"influx_token": SecretStr(token)})
 
 
 def sends_on(sender: Sender, records: float) -> None:
@@ -121,30 +69,8 @@ def sends_on(sender: Sender, records: float) -> None:
     eventually(lambda: len(sender.sent) >= end, f"{records:g} more records sent", 300)
 
 
-def written(running: Platform, sink: str) -> float:
-    """Records that the consumer started last has put into the store of `sink`."""
-    return running.metric("sieis_records_written_total", sink=sink)
-
-
 def all_once(running: Platform, sender: Sender, incarnation: str, consumer: "subprocess.Popen[bytes]") -> None:
-    """Nothing lost, nothing twice, in both stores; the consumer never ended, and ends when it is asked to.
-
-    Everything sent stands in the archive at its position and with its values, `sieis verify` is clean, the hot store
-    holds the same readings, and no secret got into the logs.
-    """
-    wait_until_archived(running.settings, sender.ends(), incarnation, _CATCH_UP_SECONDS)
-    wait_until_hot(running.settings, len(sender.sent), _CATCH_UP_SECONDS)
+    """Nothing lost, nothing twice, in both stores; the consumer never ended, and ends when it is asked to."""
+    all_stored_once(running, sender, incarnation, _CATCH_UP_SECONDS)
     assert consumer.poll() is None, running.log.read_text()[-4_000:]
     running.stop(consumer)
-
-    rows = archived(running.settings)
-    assert rows["source"].unique().to_list() == [f"stream:{incarnation}"]
-    assert_frame_equal(rows.select(COMPARED).sort(COMPARED[:2]), frame(sender.sent))
-    accounts = running.verify()["accounts"]
-    assert sum(account["stored"] for account in accounts) == len(sender.sent)
-    assert sum(account["lost"] + account["duplicates"] + account["dead"] for account in accounts) == 0
-    assert hot_equals_archive(running.settings) == len(sender.sent)
-
-    log = running.log.read_text()
-    for name in ("SIEIS_INFLUX_TOKEN", "SIEIS_S3_SECRET_ACCESS_KEY"):
-        assert running.environment[name] not in log, f"{name} is in the log"

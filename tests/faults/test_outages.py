@@ -6,8 +6,9 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from tests.faults.full import written
 from tests.faults.harness import ROUNDS, Platform, Sender, eventually
-from tests.faults.servers import Site, all_once, sends_on, written
+from tests.faults.servers import Site, all_once, sends_on
 
 pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(900)]
 

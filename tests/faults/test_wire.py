@@ -8,8 +8,9 @@ import pytest
 
 from sieis_platform.stores.hot import HotStoreUnavailableError, WriteOutcome
 from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
+from tests.faults.full import written
 from tests.faults.harness import ROUNDS, Platform, Sender, eventually
-from tests.faults.servers import SINKS, Site, all_once, sends_on, written
+from tests.faults.servers import SINKS, Site, all_once, sends_on
 from tests.influxdb import Buckets
 from tests.unit.sieis_platform.stores.influx.test_server import many
 
