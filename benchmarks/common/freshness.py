@@ -40,7 +40,9 @@ def freshness(settings: Settings, *, seconds: float, store: str) -> Iterator[Res
         key, value = reading(1, time.time_ns())
         producer.produce(settings.kafka_topic, value, key)
         producer.flush()
-        consumer.wait(lambda seen: seen.get(_WRITTEN, 0) >= 1 and seen.get(("sieis_records_read_total", "archive"), 0) >= 1)
+        consumer.wait(
+            lambda seen: seen.get(_WRITTEN, 0) >= 1 and seen.get(("sieis_records_read_total", "archive"), 0) >= 1
+        )
         before = consumer.latencies("hot")
         hot = open_hot(settings)
         asking = _Asking(hot)

@@ -49,7 +49,7 @@ def readings(first: int, count: int, *, start_ns: int, step_ns: int) -> pl.DataF
             "light": np.abs(random.normal(200, 90, count)).round(2),
             "voltage": random.normal(2.7, 0.1, count).round(5),
         }
-    ).cast(dict(READING_SCHEMA))
+    ).cast(READING_SCHEMA)
 
 
 def reading(mote_id: int, timestamp_ns: int) -> tuple[str, bytes]:

@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 0.05
 _STOP_SECONDS: Final = 30.0
 _SILENT_SECONDS: Final = 120.0  # no record in so long: it will not come
 _COMMAND_SECONDS: Final = 600.0
-_SAMPLE: Final = re.compile(r'^(\w+)\{(.*)\} (\S+)$', re.MULTILINE)
+_SAMPLE: Final = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 _PEAK: Final = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
@@ -51,8 +51,13 @@ def run_command(settings: Settings, *command: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "sieis_cli", *command],
-            env=environment(settings), cwd=folder, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS,
-        )  # fmt: skip
+            env=environment(settings),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_SECONDS,
+        )
     if done.returncode:
         raise BenchmarkError(f"sieis {command[0]} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
     return json.loads(done.stdout)
@@ -77,8 +82,11 @@ class Consumer:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sieis_cli", "consume", *options],
-                env=environment(settings), cwd=self._folder.name, stdout=log, stderr=log,
-            )  # fmt: skip
+                env=environment(settings),
+                cwd=self._folder.name,
+                stdout=log,
+                stderr=log,
+            )
         self.pid = self._process.pid
         self.peak_bytes = 0
 
