@@ -107,7 +107,7 @@ def _plain(messages: Sequence[KafkaMessage]) -> pl.DataFrame | None:
         if not pl.Series(times).str.contains(_PLAIN_TIME).all():
             return None
         return _columns(readings, times.cast(_UTC_US), messages)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, pa.ArrowInvalid):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, pa.ArrowInvalid):
         return None
 
 
