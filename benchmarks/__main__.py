@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tools.services.errors import InstallError, MissingToolError, StartError
+from sieis_platform.errors import SieisError
 
 RESULTS: Final = Path(__file__).with_name("results.json")
 _VERSIONS: Final = ("polars", "pyarrow", "deltalake", "duckdb", "confluent-kafka", "msgspec", "numpy")
@@ -47,7 +47,7 @@ def ratio(result: Result) -> float | None:
 def measure(names: Sequence[str], unmeasured: dict[str, str]) -> Iterator[Result]:
     """The results of the named benchmarks, each with the name of its module, as they come.
 
-    Those whose servers cannot be had are left out; `unmeasured` is told why, by name. `load_average` is that of the
+    One whose servers cannot be had, or that fails half-way, is given up; `unmeasured` is told why. `load_average` is that of the
     minute before the benchmark began: above the number of cores, somebody else was at work.
     """
     for name in names:
@@ -55,7 +55,7 @@ def measure(names: Sequence[str], unmeasured: dict[str, str]) -> Iterator[Result
         try:
             for result in importlib.import_module(f"benchmarks.{name}").run():
                 yield {"benchmark": name, **result, "load_average": load}
-        except (MissingToolError, InstallError, StartError) as error:
+        except SieisError as error:
             unmeasured[name] = f"{type(error).__name__}: {error}"
 
 

@@ -24,9 +24,10 @@ from sieis_platform.stores.s3 import bucket_of, make_bucket
 from sieis_platform.timeline import DAY_NS
 from sieis_streaming.broker import client_config, locate
 from sieis_streaming.topics import ensure_topics, wanted
-from tools.services import Services
+from tools.services import Instance, Services
 
-SERVERS: Final = ("kafka", "influxdb", "minio")
+_S3_SERVERS: Final = ("minio", "seaweedfs")  # the first takes part in everything
+_SERVERS: Final = ("kafka", "influxdb", *_S3_SERVERS)
 _LAG: Final = 10_000_000
 _ALONE: Final = 2_000_000
 _FRESH_SECONDS: Final = 30
@@ -40,9 +41,9 @@ _LOAD_FLOOR_SECONDS: Final = 20
 
 def run() -> Iterator[Result]:
     """Every measurement of this module, in about five minutes."""
-    with tempfile.TemporaryDirectory() as folder, Services.start(SERVERS) as services:
-        own = {name.removeprefix("SIEIS_").lower(): value for name, value in services.settings.items()}
-        base = Settings(_env_file=None, data_dir=Path(folder), **own)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    with tempfile.TemporaryDirectory() as folder, Services.start(_SERVERS) as services:
+        base = Settings(_env_file=None, data_dir=Path(folder))  # pyright: ignore[reportCallIssue] - all have defaults
+        base = base.model_copy(update=_settings(*(services[name] for name in _SERVERS[:3])))
         yield from _freshness(base)
         yield from _lag(base, services)
         yield from _load(base)
@@ -65,11 +66,13 @@ def _lag(base: Settings, services: Services) -> Iterator[Result]:
     lag = f"{_LAG:,} records of lag, {MOTES} motes, 1 day"
     first = f"the first {_ALONE:,} of {lag}"
 
-    def alone(name: str) -> Settings:
-        return _made(_named(base, name).model_copy(update={"kafka_topic": both.kafka_topic}))
+    def alone(name: str, **more: Any) -> Settings:
+        return _made(_named(base, name).model_copy(update={"kafka_topic": both.kafka_topic, **more}))
 
-    archive = work_off(alone("archive-alone"), _ALONE, "archive", cpu=_clocks(services))
-    yield from _rate("Kafka to S3 alone", archive, first, _ARCHIVE_FLOOR)
+    for server in _S3_SERVERS:
+        settings = alone(f"archive-{server}", **_settings(services[server]))
+        archive = work_off(settings, _ALONE, "archive", cpu=_clocks(services))
+        yield from _rate(f"Kafka to S3 ({server}) alone", archive, first, _ARCHIVE_FLOOR)
     hot = work_off(alone("hot-alone"), _ALONE, "hot", cpu=_clocks(services))
     yield from _rate("Kafka to InfluxDB alone", hot, first, None)
     together = work_off(both, _LAG, "hot", "archive", cpu=_clocks(services))
@@ -92,6 +95,13 @@ def _rate(name: str, done: WorkedOff, workload: str, floor: float | None) -> Ite
     yield result(name, done.rate, "records/s", workload, floor)
     parts = ", ".join(f"{part} {used:.1f}" for part, used in done.microseconds.items())
     yield result(f"{name}, processor time", sum(done.microseconds.values()), "µs", f"a record, all cores: {parts}")
+
+
+def _settings(*servers: Instance) -> dict[str, Any]:
+    """What makes SIEIS use these servers, by the names of its settings and of their types."""
+    given = {name.removeprefix("SIEIS_").lower(): value for one in servers for name, value in one.settings.items()}
+    typed = Settings(_env_file=None, **given)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return {name: getattr(typed, name) for name in given}
 
 
 def _named(base: Settings, name: str) -> Settings:

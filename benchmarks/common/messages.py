@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from sieis_platform.errors import FatalError
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.timeline import DAY_NS
@@ -23,7 +24,7 @@ _QUEUED: Final = 400_000  # messages: below librdkafka's limit as set here, so t
 _WAIT_SECONDS: Final = 60.0
 
 
-class UnsentError(Exception):
+class UnsentError(FatalError):
     """The broker does not hold the messages it was sent."""
 
 

@@ -20,11 +20,13 @@ import numpy as np
 import psutil
 from pydantic import SecretStr
 
+from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings, Sink
 from tools.services import ports
 
 _ROOT: Final = Path(__file__).parents[2]
-_LOOK_SECONDS: Final = 0.05
+#: Each look costs the process that is measured some milliseconds, under its interpreter lock.
+_LOOK_SECONDS: Final = 0.2
 _STOP_SECONDS: Final = 30.0
 _SILENT_SECONDS: Final = 120.0  # no record in so long: it will not come
 _COMMAND_SECONDS: Final = 600.0
@@ -32,7 +34,7 @@ _SAMPLE: Final = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 _PEAK: Final = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(FatalError):
     """A process that is measured ended, failed or stands still; the text has its last lines."""
 
 
