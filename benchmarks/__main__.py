@@ -47,8 +47,8 @@ def ratio(result: Result) -> float | None:
 def measure(names: Sequence[str], unmeasured: dict[str, str]) -> Iterator[Result]:
     """The results of the named benchmarks, each with the name of its module, as they come.
 
-    One whose servers cannot be had, or that fails half-way, is given up; `unmeasured` is told why. `load_average` is that of the
-    minute before the benchmark began: above the number of cores, somebody else was at work.
+    One whose servers cannot be had, or that fails half-way, is given up; `unmeasured` is told why. `load_average` is
+    that of the minute before the benchmark began: above the number of cores, somebody else was at work.
     """
     for name in names:
         load = round(psutil.getloadavg()[0], 1)
