@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.servers import Site
 from tools.services.group import Services
 from tools.services.instance import Instance
 
@@ -26,6 +27,13 @@ def kafka(servers: Services) -> Instance:
 def s3(servers: Services) -> Instance:
     """A running S3 server."""
     return servers["minio"]
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """Kafka, InfluxDB and S3, each behind a wire that drills may spoil."""
+    with Site.start() as made:
+        yield made
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.services)])
