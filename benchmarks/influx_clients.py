@@ -17,7 +17,8 @@ import httpx
 import numpy as np
 import polars as pl
 
-from benchmarks.stores import MOTES, Result, _result, building
+from benchmarks.common.results import Result, result
+from benchmarks.stores import MOTES, building
 from sieis_api.app import RECENT_AT_ONCE
 from sieis_platform.reading import FIELDS
 from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
@@ -61,9 +62,9 @@ def run() -> Iterator[Result]:
                     rates[name].append(rate)
     text = f"{_CLIENTS} clients ask for the last hour of a mote, {RECENT_AT_ONCE} at once, {_ROUNDS} rounds"
     for name in ways:
-        yield _result(f"influx_clients_{name}", float(np.median(rates[name])), "answers/s", text, None)
+        yield result(f"influx_clients_{name}", float(np.median(rates[name])), "answers/s", text, None)
         p95 = float(np.quantile(waits[name], 0.95)) * 1e3
-        yield _result(f"influx_clients_{name}_p95", p95, "ms", text, None)
+        yield result(f"influx_clients_{name}_p95", p95, "ms", text, None)
 
 
 @asynccontextmanager

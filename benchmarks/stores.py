@@ -7,7 +7,7 @@ import multiprocessing
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from benchmarks.common.results import Result, milliseconds, result, seconds
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.stores.archive import Archive, Commit, LedgerEntry
 from sieis_platform.stores.sqlite import SqliteHotStore
@@ -25,11 +26,9 @@ MOTES: Final = 54
 _START_NS: Final = 20_500 * DAY_NS
 _LOAD_BATCH_ROWS: Final = 500_000
 
-Result = dict[str, str | float | None]
-
 
 def run() -> list[Result]:
-    """Every measurement: {"name", "value", "unit", "workload", "floor"}; a floor of None is no promise."""
+    """Every measurement of this module."""
     return [*_hot(), *_beside_bulk(), *_archive(), *_both()]
 
 
@@ -55,33 +54,33 @@ def _hot() -> Iterator[Result]:
     rows = building(days=20)
     with _folder() as folder:
         store = _store(folder)
-        seconds = _seconds(lambda: [store.write_readings(batch) for batch in rows.iter_slices(_LOAD_BATCH_ROWS)])
+        taken = seconds(lambda: [store.write_readings(batch) for batch in rows.iter_slices(_LOAD_BATCH_ROWS)])
         workload = f"{rows.height:,} rows of {MOTES} motes, 20 days, sorted by mote and time, in {_LOAD_BATCH_ROWS:,}s"
-        yield _result("sqlite_bulk_write", rows.height / seconds, "rows/s", workload, 350_000)
+        yield result("sqlite_bulk_write", rows.height / taken, "rows/s", workload, 350_000)
 
         live = building(days=1, seed=1).with_columns(pl.col("timestamp") + 20 * DAY_NS).sort("timestamp")[:100_000]
-        seconds = _seconds(lambda: [store.write_readings(batch) for batch in live.iter_slices(1_000)])
+        taken = seconds(lambda: [store.write_readings(batch) for batch in live.iter_slices(1_000)])
         workload = f"100 batches of 1,000 rows in time order into {rows.height:,} rows"
-        yield _result("sqlite_live_write", live.height / seconds, "rows/s", workload, 60_000)
+        yield result("sqlite_live_write", live.height / taken, "rows/s", workload, 60_000)
 
         total = store.count_readings()
         asked = f"{MOTES} motes, {total:,} rows"
-        yield _result("sqlite_latest", _milliseconds(store.latest), "ms", asked, 10)
+        yield result("sqlite_latest", milliseconds(store.latest), "ms", asked, 10)
         end = _START_NS + 20 * DAY_NS
         page = lambda: store.readings(_START_NS, end, limit=1_000)  # noqa: E731
-        yield _result("sqlite_page", _milliseconds(page), "ms", f"first 1,000 readings of 20 days, {asked}", None)
+        yield result("sqlite_page", milliseconds(page), "ms", f"first 1,000 readings of 20 days, {asked}", None)
         week = lambda: store.readings(end - 7 * DAY_NS, end, [17])  # noqa: E731
-        yield _result("sqlite_week_of_a_mote", _milliseconds(week), "ms", f"20,160 readings of one mote, {asked}", None)
+        yield result("sqlite_week_of_a_mote", milliseconds(week), "ms", f"20,160 readings of one mote, {asked}", None)
         store.close()
     with _folder() as folder:
         store = _store(folder)
         rows = building(days=1, motes=1_000)
         store.write_readings(rows)
         asked = f"1,000 motes, {rows.height:,} rows"
-        yield _result("sqlite_latest_1000", _milliseconds(store.latest), "ms", asked, 50)
+        yield result("sqlite_latest_1000", milliseconds(store.latest), "ms", asked, 50)
         end = _START_NS + DAY_NS
         page = lambda: store.readings(_START_NS, end, limit=1_000)  # noqa: E731
-        yield _result("sqlite_page_1000", _milliseconds(page), "ms", f"first 1,000 readings of a day, {asked}", None)
+        yield result("sqlite_page_1000", milliseconds(page), "ms", f"first 1,000 readings of a day, {asked}", None)
         store.close()
 
 
@@ -98,13 +97,13 @@ def _beside_bulk() -> Iterator[Result]:
         loading.wait()
         waits = []
         while process.is_alive():
-            waits.append(1000 * _seconds(lambda: store.write_readings(live)))
+            waits.append(1000 * seconds(lambda: store.write_readings(live)))
             time.sleep(0.005)
         process.join()
         store.close()
     workload = f"{len(waits)} writes of 42 rows while another process writes {20 * 2_880 * MOTES:,}"
-    yield _result("sqlite_live_wait_p50", float(np.quantile(waits, 0.5)), "ms", workload, None)
-    yield _result("sqlite_live_wait_p99", float(np.quantile(waits, 0.99)), "ms", workload, None)
+    yield result("sqlite_live_wait_p50", float(np.quantile(waits, 0.5)), "ms", workload, None)
+    yield result("sqlite_live_wait_p99", float(np.quantile(waits, 0.99)), "ms", workload, None)
 
 
 def _bulk(folder: Path, loading: Event) -> None:
@@ -121,10 +120,10 @@ def _archive() -> Iterator[Result]:
         with _folder() as folder:
             archive = Archive(str(folder / "archive"))
             archive.create()
-            seconds = _seconds(lambda archive=archive, batch=batch: _append(archive, [batch] * 3))
+            taken = seconds(lambda archive=archive, batch=batch: _append(archive, [batch] * 3))
         motes = batch["mote_id"].n_unique()
         workload = f"3 commits of {batch.height:,} rows, {motes} motes, {days} days, into year/month/day/mote_id"
-        yield _result(f"archive_append_{days}_days", 3 * batch.height / seconds, "rows/s", workload, None)
+        yield result(f"archive_append_{days}_days", 3 * batch.height / taken, "rows/s", workload, None)
 
 
 def _both() -> Iterator[Result]:
@@ -140,10 +139,10 @@ def _both() -> Iterator[Result]:
             _append(archive, batches)
             hot.join()
 
-        seconds = _seconds(load)
+        taken = seconds(load)
         store.close()
     workload = f"{rows.height:,} rows of {MOTES} motes over 36 days, batches of {_LOAD_BATCH_ROWS:,}, a thread a store"
-    yield _result("both_stores_write", rows.height / seconds, "rows/s", workload, 150_000)
+    yield result("both_stores_write", rows.height / taken, "rows/s", workload, 150_000)
 
 
 def _append(archive: Archive, batches: list[pl.DataFrame]) -> None:
@@ -168,18 +167,3 @@ def _store(folder: Path) -> SqliteHotStore:
 def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="sieis-bench-") as folder:
         yield Path(folder)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _milliseconds(work: Callable[[], object], rounds: int = 20) -> float:
-    """Median of `rounds`."""
-    return 1000 * float(np.median([_seconds(work) for _ in range(rounds)]))
-
-
-def _result(name: str, value: float, unit: str, workload: str, floor: float | None) -> Result:
-    return {"name": name, "value": round(value, 2), "unit": unit, "workload": workload, "floor": floor}

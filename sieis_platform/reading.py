@@ -57,12 +57,13 @@ KEY: Final = ("mote_id", "timestamp")
 """A reading is identified by these two, never by (mote_id, epoch): the epoch counter of the real motes wraps."""
 
 MAX_MOTE_ID: Final = 2**31 - 1
+MoteId = Annotated[int, msgspec.Meta(ge=1, le=MAX_MOTE_ID)]
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
     """A reading as it travels on the topic `sensor_readings` (JSON, keyed by mote_id as text)."""
 
-    mote_id: Annotated[int, msgspec.Meta(ge=1, le=MAX_MOTE_ID)]
+    mote_id: MoteId
     timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
     temperature: float | None = None
     humidity: float | None = None

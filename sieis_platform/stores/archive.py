@@ -177,7 +177,7 @@ class Archive:
         with _translated(self.uri):
             write_deltalake(
                 table,
-                layout(commit.rows, self.partition_columns),
+                layout(commit.rows),
                 mode="append",
                 writer_properties=_WRITER,
                 commit_properties=properties,
@@ -258,23 +258,26 @@ class Archive:
         )
 
 
-def layout(rows: pl.DataFrame, partition_columns: Sequence[str] = ARCHIVE_PARTITIONS) -> pl.DataFrame:
+def layout(rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` (READING_SCHEMA and LINEAGE_SCHEMA without `ingested_at`) as they lie in the table.
 
     Adds the partition columns (text, zero-padded) and `ingested_at`, sorted so that every file is ordered by
     (mote_id, timestamp).
     """
-    day = pl.from_epoch(pl.col("timestamp").floordiv(DAY_NS), time_unit="d")
-    return (
-        rows.with_columns(
-            day.dt.strftime("%Y").alias("year"),
-            day.dt.strftime("%m").alias("month"),
-            day.dt.strftime("%d").alias("day"),
-            pl.lit(time.time_ns(), pl.Int64).alias("ingested_at"),
-        )
-        .select(ARCHIVE_SCHEMA.names())
-        .sort(*[c for c in partition_columns if c != "mote_id"], "mote_id", "timestamp", maintain_order=True)
+    # Sorted while there are only numbers, and each day spelled once: half the time of sorting and spelling the rows.
+    # Rows of a mote are then together by day too, so that this is the order in the files whatever the folders are.
+    rows = rows.sort("mote_id", "timestamp", maintain_order=True).with_columns(
+        pl.col("timestamp").floordiv(DAY_NS).alias("_day")
     )
+    days = rows.select(pl.col("_day").unique())
+    date = pl.from_epoch("_day", time_unit="d")
+    days = days.with_columns(
+        date.dt.strftime("%Y").alias("year"),
+        date.dt.strftime("%m").alias("month"),
+        date.dt.strftime("%d").alias("day"),
+        pl.lit(time.time_ns(), pl.Int64).alias("ingested_at"),
+    )
+    return rows.join(days, on="_day", how="left", maintain_order="left").select(ARCHIVE_SCHEMA.names())
 
 
 def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -6,7 +6,9 @@ influxdb-client's Point objects cost 12 µs a row against 0.7 µs of these expre
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from sieis_platform.reading import FIELDS
 from sieis_platform.stores.hot import AGGREGATE_SCHEMA, Period
@@ -52,19 +54,36 @@ def _date(period: Period) -> list[pl.Expr]:
     return [pl.lit("date="), pl.from_epoch("period_start", time_unit="ns").dt.strftime("%Y-%m-%d"), pl.lit(",")]
 
 
+def text(lines: pl.Series) -> bytes:
+    """The lines as one request's body. A join and its encoding copy every byte two times more: 0.4 µs a row for 0.1."""
+    flat = (lines + "\n").rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    assert isinstance(flat, pa.LargeStringArray)  # noqa: S101 - what the oldest level has for text
+    _validity, offsets, values = flat.buffers()
+    if offsets is None or values is None:
+        return b""
+    ends = np.frombuffer(offsets, np.int64)
+    return bytes(memoryview(values)[ends[flat.offset] : ends[flat.offset + len(flat)]])
+
+
 def _lines(rows: pl.DataFrame, head: pl.Expr, fields: Sequence[str], constant: str, time: str) -> pl.Series:
     floats = [name for name in fields if rows.schema[name].is_float()]
-    line = pl.concat_str(
-        head,
-        pl.lit(f" {PRESENT}="),
-        present(fields),
-        *(_field(name, is_float=name in floats) for name in fields),
-        pl.lit(constant + " "),
-        pl.col(time),
-        ignore_nulls=True,
-    )
     # NaN is no value: it becomes null before the bits are counted, as in SQLite.
-    return rows.with_columns(pl.col(floats).fill_nan(None)).select(line.alias("line")).to_series()
+    rows = rows.with_columns(pl.col(floats).fill_nan(None))
+    end = [pl.lit(constant + " "), pl.col(time)]
+    if _all_finite(rows, fields, floats):
+        # Nearly always: a row's text in one piece, with the same bits in all of them, takes two thirds of the time.
+        bits = (1 << len(fields)) - 1
+        values = [part for name in fields for part in (pl.lit(f",{name}="), pl.col(name))]
+        line = pl.concat_str(head, pl.lit(f" {PRESENT}={bits}"), *values, *end)
+    else:
+        values = [_field(name, is_float=name in floats) for name in fields]
+        line = pl.concat_str(head, pl.lit(f" {PRESENT}="), present(fields), *values, *end, ignore_nulls=True)
+    return rows.select(line.alias("line")).to_series()
+
+
+def _all_finite(rows: pl.DataFrame, fields: Sequence[str], floats: Sequence[str]) -> bool:
+    values = rows.select(fields)
+    return not sum(values.null_count().row(0)) and all(values[name].is_finite().all() for name in floats)
 
 
 def _field(name: str, *, is_float: bool) -> pl.Expr:

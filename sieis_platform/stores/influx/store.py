@@ -5,6 +5,7 @@ Belongs here: the HotStore contract in terms of points and series. Not here: the
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -36,6 +37,10 @@ _FIRST_WINDOW_NS: Final = 3_600 * 1_000_000_000
 #: 31 of 75 queries met a reading half written, most of them one.
 _LATEST_ATTEMPTS: Final = 8
 _READING_FIELDS: Final = (*FIELDS, PRESENT)
+#: Requests of one write that are under way at once. InfluxDB reads the lines of a request on one core.
+_LANES: Final = 2
+#: Fewer rows than this go as one request: two small ones cost the server more than they save.
+_LANE_ROWS: Final = 5_000
 #: Requests do not get smaller than this after failures: 180 KB, which a wire of 0.2 Mbit/s carries within 10 s.
 _LEAST_REQUEST_ROWS: Final = 1_000
 
@@ -52,7 +57,8 @@ class InfluxHotStore:
 
     Rows older than `retention_days` before `now_ns()` are not even sent (None: all are); what the server then still
     refuses as beyond its own retention is counted the same. A write larger than `request_rows` takes several requests:
-    not atomic, but harmless to repeat.
+    not atomic, but harmless to repeat. Of a large write `lanes` requests are under way at once, the rows of a mote one
+    after the other in one lane: of the same key the last one still wins.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class InfluxHotStore:
         hourly_bucket: str,
         retention_days: int | None = 30,
         request_rows: int = 20_000,
+        lanes: int = _LANES,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._client = client
@@ -71,6 +78,7 @@ class InfluxHotStore:
         self._retention_ns = None if retention_days is None else retention_days * DAY_NS
         self._most_rows = request_rows
         self._request_rows = request_rows
+        self._lanes = lanes
         self._now_ns = now_ns
 
     def __repr__(self) -> str:
@@ -85,7 +93,7 @@ class InfluxHotStore:
             rows = rows.filter(pl.col("timestamp") >= now - self._retention_ns)
         updated = pl.select(_utc_text(pl.lit(now))).item()
         beyond, refused = readings.height - rows.height, 0
-        for refusal in self._send(self._bucket, rows, lambda piece: lines.readings(piece, updated)):
+        for refusal in self._send_readings(rows, lambda piece: lines.readings(piece, updated)):
             if refusal.beyond_retention:
                 beyond += refusal.points
             else:
@@ -116,6 +124,23 @@ class InfluxHotStore:
         """See HotStore. Nothing needs to call it: the bucket's own retention removes what is old."""
         return self.delete_readings(MIN_NS, before_ns)
 
+    def _send_readings(
+        self, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series]
+    ) -> list[answers.Refusal]:
+        """Send `rows`, many of them in lanes; as `_send`, and of several errors the first is raised."""
+        if rows.height > self._request_rows:
+            # A shard holds a day: in time order a request writes to one or two of them, not to all days of a few motes.
+            rows = rows.sort("timestamp", maintain_order=True)
+        if rows.height < self._lanes * _LANE_ROWS or self._request_rows < self._most_rows:
+            return self._send(self._bucket, rows, to_lines)  # also over a narrow wire: two would share it
+        of_lane = [rows.filter(pl.col("mote_id") % self._lanes == lane) for lane in range(self._lanes)]
+        # Leaving the context waits for all, also after an error: nothing may be written once this has returned.
+        with ThreadPoolExecutor(self._lanes, thread_name_prefix="influx") as threads:
+            under_way = [
+                threads.submit(self._pieces, self._bucket, lane, to_lines) for lane in of_lane if not lane.is_empty()
+            ]
+        return [refusal for lane in under_way for refusal in lane.result()]
+
     def _send(
         self, bucket: str, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series]
     ) -> list[answers.Refusal]:
@@ -123,6 +148,13 @@ class InfluxHotStore:
 
         Raises: HotStoreUnavailableError, HotStoreError.
         """
+        refusals = self._pieces(bucket, rows, to_lines)
+        self._request_rows = min(self._most_rows, self._request_rows * 2)
+        return refusals
+
+    def _pieces(
+        self, bucket: str, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series]
+    ) -> list[answers.Refusal]:
         refusals: list[answers.Refusal] = []
         for piece in rows.iter_slices(self._request_rows):
             try:
@@ -130,7 +162,6 @@ class InfluxHotStore:
             except HotStoreUnavailableError:
                 self._request_rows = min(self._most_rows, max(_LEAST_REQUEST_ROWS, piece.height // 2))
                 raise
-        self._request_rows = min(self._most_rows, self._request_rows * 2)
         return refusals
 
     def _write(self, bucket: str, batch: pl.Series) -> list[answers.Refusal]:
@@ -140,7 +171,7 @@ class InfluxHotStore:
         """
         if batch.is_empty():
             return []
-        answer = self._client.write(bucket, batch.str.join("\n").item().encode())
+        answer = self._client.write(bucket, lines.text(batch))
         if answer.status_code == HTTPStatus.NO_CONTENT:
             return []
         refusal = answers.refusal(answer)

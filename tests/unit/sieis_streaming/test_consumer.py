@@ -3,6 +3,7 @@
 The sinks that record what they are given are there to inject faults; the stores' own sinks are tested with real stores.
 """
 
+import gc
 import itertools
 import sqlite3
 import threading
@@ -242,6 +243,17 @@ def test_a_sink_that_fails_for_good_ends_the_run_and_the_other_stops_gracefully(
         assert isinstance(now.error, StoreBrokenError)
     assert now.stop.is_set()
     assert committed(topic, "hot")[0] == len(healthy.stored) >= 5
+
+
+def test_garbage_is_looked_for_rarely_while_it_runs_and_as_before_afterwards() -> None:
+    before, seen = gc.get_threshold(), []
+
+    def consume(_stop: threading.Event) -> None:
+        seen.append((gc.get_threshold()[0], gc.get_freeze_count() > 0))
+
+    run([consume], threading.Event())
+    assert seen == [(100_000, True)]
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
 
 
 def test_an_outage_of_the_hot_store_never_stops_the_archive_and_is_made_up_for(topic: Topic, tmp_path: Path) -> None:

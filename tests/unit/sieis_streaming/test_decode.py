@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from sieis_platform.reading import FIELDS
+from sieis_platform.reading import FIELDS, Message
 from sieis_platform.settings import Settings
 from sieis_streaming.broker import locate
 from sieis_streaming.decode import STREAM_SCHEMA, Reason, decode
@@ -205,6 +206,29 @@ def test_skew_zero_judges_nothing_but_what_cannot_be_stored(topic: Topic) -> Non
     decoded = decode(topic.through(record(far), record(beyond)), 0)
     assert decoded.rows["timestamp"].to_list() == [9_223_372_036_000_000_000]
     assert [letter.reason for letter in decoded.dead] == [Reason.TIME_IMPOSSIBLE]
+
+
+PLAIN_TIMES = st.from_regex(
+    r"[12][0-9]{3}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\.[0-9]{1,7})?(Z|z|\+01:00)?", fullmatch=True
+)
+
+
+@hypothesis_settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(times=st.lists(PLAIN_TIMES, min_size=1, max_size=40))
+def test_times_read_as_a_column_are_those_the_contract_reads(shared_topic: Topic, times: list[str]) -> None:
+    expected = []
+    for text in times:
+        try:
+            moment = msgspec.json.decode(changed(timestamp=text), type=Message).timestamp
+        except msgspec.ValidationError:
+            continue
+        if moment.year >= 1970 and moment < datetime(2262, 4, 11, tzinfo=UTC):
+            expected.append((moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000)
+    messages = shared_topic.through(*(record(changed(timestamp=text)) for text in times))
+    together = decode(messages, 0).rows["timestamp"].to_list()
+    alone = [stamp for message in messages for stamp in decode([message], 0).rows["timestamp"]]
+    assert together == alone
+    assert [stamp for stamp in together if stamp < 9_223_286_400_000_000_000] == expected
 
 
 # -- anything --------------------------------------------------------------------------------------------------------

@@ -63,7 +63,14 @@ class Kafka(Server):
         properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties(place).items()))
         if not (place.data / "meta.properties").exists():
             identifier = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            tool = [*_java(place), "kafka.tools.StorageTool", "format", "-t", identifier, "-c", str(properties)]
+            tool = [
+                *_java(place),
+                "kafka.tools.StorageTool",
+                "format",
+                f"--cluster-id={identifier}",
+                "-c",
+                str(properties),
+            ]
             run(tool, place.folder / "format.log")
 
     def launch(self, place: Place) -> Launch:

@@ -1,6 +1,7 @@
 """Rows as line protocol. That InfluxDB reads them as meant: test_server.py and the contract tests."""
 
 import polars as pl
+import pytest
 
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.stores.hot import AGGREGATE_SCHEMA
@@ -38,3 +39,10 @@ def test_a_daily_aggregate_carries_its_date() -> None:
         f"sensor_reading_daily_agg,date=2026-02-20,{values} 1771545600000000000"
     ]
     assert lines.aggregates("hourly", rows).to_list() == [f"sensor_reading_hourly_agg,{values} 1771545600000000000"]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_a_body_is_the_lines_with_their_ends(rows: int) -> None:
+    # Of several chunks, long and short: a slice of them is what a refused batch is cut into.
+    batch = pl.concat([pl.Series(["a", "a line that is not kept inline", "c°"]), pl.Series(["d", "e" * 40, "f"])])
+    assert lines.text(batch[1 : 1 + rows]) == "".join(f"{line}\n" for line in batch[1 : 1 + rows]).encode()

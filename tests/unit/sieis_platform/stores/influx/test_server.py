@@ -80,6 +80,24 @@ def test_one_line_that_the_server_cannot_read_does_not_cost_the_others(store: In
     assert "time outside range" in logs[0]["reason"]
 
 
+def test_a_large_write_in_several_requests_at_once_is_as_one(buckets: Buckets) -> None:
+    store = buckets.store(bucket_days=2, request_rows=1_000)
+    # Each key three times, thousands of rows apart, some beyond the retention: the last one must win, by mote and time.
+    rows = pl.concat(many(6_000).with_columns(pl.lit(value, pl.Float32).alias("temperature")) for value in (1, 2, 3))
+    old = many(600, start=NOW - 9 * DAY_NS)
+    assert store.write_readings(pl.concat([rows, old])) == WriteOutcome(written=18_000, beyond_retention=600)
+    expected = rows.tail(6_000).sort("timestamp", "mote_id")
+    assert_frame_equal(store.readings(0, NOW + 1), expected, check_exact=True)
+
+
+def test_a_large_write_that_fails_in_one_lane_has_ended_in_all(buckets: Buckets) -> None:
+    store = buckets.store(request_rows=1_000)
+    store.close()
+    with pytest.raises(HotStoreError, match="closed"):
+        store.write_readings(many(20_000))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("influx")]
+
+
 # -- values ------------------------------------------------------------------------------------------------------------
 def test_the_real_readings_come_back_to_the_last_bit(buckets: Buckets, real_readings: pl.DataFrame) -> None:
     store = buckets.store()

@@ -1,0 +1,1 @@
+"""What several benchmarks need. Nothing here has a `run()`: these are no benchmarks."""
