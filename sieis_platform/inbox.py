@@ -125,7 +125,9 @@ def _move(path: Path, folder: Path) -> Path:
             target = folder / f"{path.stem}.{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S%f}{path.suffix}"
         return path.rename(target)
     except OSError as error:
-        raise InboxUnreadableError(f"{path} cannot be moved to {folder} ({error.strerror}); check its rights") from error
+        raise InboxUnreadableError(
+            f"{path} cannot be moved to {folder} ({error.strerror}); check its rights"
+        ) from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -40,6 +40,7 @@ def rebuild_hot(
     marts: Marts,
     first: dt.date,
     last: dt.date,
+    *,
     on_day: Callable[[dt.date, int], None] = lambda _day, _rows: None,
 ) -> RebuildSummary:
     """Write the archive's readings and the marts' aggregates of the days `first` to `last` into the hot store.
@@ -64,8 +65,8 @@ def rebuild_hot(
             summary.refused += outcome.refused
         summary.readings_archived += rows
         on_day(day, rows)
-    for period, table in _AGGREGATES.items():
-        summary.aggregates_written += _aggregates(hot, marts, period, table, first, last)
+    for period in _AGGREGATES:
+        summary.aggregates_written += _aggregates(hot, marts, period, first, last)
     return summary
 
 
@@ -73,7 +74,8 @@ def rebuild_hot(
 _AGGREGATES: Final[dict[Period, str]] = {"hourly": "hourly_aggregates", "daily": "daily_aggregates"}
 
 
-def _aggregates(hot: HotStore, marts: Marts, period: Period, table: str, first: dt.date, last: dt.date) -> int:
+def _aggregates(hot: HotStore, marts: Marts, period: Period, first: dt.date, last: dt.date) -> int:
+    table = _AGGREGATES[period]
     if not marts.exists(table):
         return 0
     days = pl.col("date").is_between(pl.lit(first.isoformat()), pl.lit(last.isoformat()))

@@ -111,7 +111,10 @@ class ConsumerMetrics:
             "sieis_lag_records", "Records behind the end of the partition", [*sink, "partition"], registry=self.registry
         )
         self.end = Gauge(
-            "sieis_end_offset", "Offset behind the last record of the partition", [*sink, "partition"], registry=self.registry
+            "sieis_end_offset",
+            "Offset behind the last record of the partition",
+            [*sink, "partition"],
+            registry=self.registry,
         )
         self.stored = Gauge(
             "sieis_stored_offset",

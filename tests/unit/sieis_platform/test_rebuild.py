@@ -1,4 +1,4 @@
-"""The hot store filled from the archive and the marts, on SQLite and InfluxDB: complete, repeatable, removing nothing."""
+"""The hot store filled from archive and marts, on SQLite and InfluxDB: complete, repeatable, removing nothing."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -92,7 +92,7 @@ def everything(hot: HotStore) -> pl.DataFrame:
 
 def test_what_is_archived_is_hot_again_and_again_changes_nothing(hot: HotStore, archive: Archive, marts: Marts) -> None:
     told: list[tuple[dt.date, int]] = []
-    summary = rebuild_hot(hot, archive, marts, DAYS[0], DAYS[-1], lambda day, rows: told.append((day, rows)))
+    summary = rebuild_hot(hot, archive, marts, DAYS[0], DAYS[-1], on_day=lambda day, rows: told.append((day, rows)))
     assert (summary.readings_archived, summary.readings_written, summary.aggregates_written) == (864, 864, 9)
     assert told == [(day, 288) for day in DAYS]
     expected = archive.scan().select(READING_SCHEMA.names()).collect().sort("mote_id", "timestamp")
