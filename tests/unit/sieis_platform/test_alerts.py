@@ -1,13 +1,9 @@
 """Alerts through the real Apprise to a real HTTP server: kept first, delivered to all, tried again, held back."""
 
 import datetime as dt
-import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -15,37 +11,9 @@ from pydantic import SecretStr
 from sieis_platform.alerts import Alerts, AlertSettingsError
 from sieis_platform.settings import Settings
 from sieis_platform.state import NewAlert, State
+from tests.receiver import Receiver
 
 ALERT = NewAlert("run/refresh", "refresh failed", "step daily_aggregates: no space left", "failure")
-
-
-class Receiver:
-    """An HTTP server that keeps what it is sent; `status` is its answer."""
-
-    def __init__(self) -> None:
-        self.received: list[dict[str, Any]] = []
-        self.status = 200
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if outer.status == 200:
-                    outer.received.append(json.loads(body))
-                self.send_response(outer.status)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"json://127.0.0.1:{self._server.server_port}/alerts"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @pytest.fixture
