@@ -1,0 +1,149 @@
+"""Dagster's own UI in a browser: the real web server and daemon of an installation, its graph, a run, its checks."""
+
+import datetime as dt
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from sieis_platform.defs.partitions import Window
+from sieis_platform.reading import READING_SCHEMA
+from sieis_platform.settings import Settings
+from sieis_platform.stores.archive import Commit
+from sieis_platform.stores.open import open_archive
+from tests.browser.conftest import ROOT, free_port, running
+
+pytestmark = pytest.mark.timeout(480)
+
+YESTERDAY = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+SIEIS = [sys.executable, "-m", "sieis_cli", "dagster"]
+STEP_NS = 600_000_000_000
+
+LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+INSTIGATORS = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
+    schedules { name scheduleState { status } } sensors { name sensorState { status } } } } } }"""
+
+
+def readings() -> pl.DataFrame:
+    """Yesterday of three motes, a reading every ten minutes."""
+    index = pl.int_range(144, dtype=pl.Int64)
+    one = pl.select(
+        (Window(YESTERDAY, YESTERDAY).start_ns + index * STEP_NS).alias("timestamp"),
+        (20 + index % 7).alias("temperature"),
+        (40 + index % 5).alias("humidity"),
+        pl.lit(100.0).alias("light"),
+        pl.lit(2.7).alias("voltage"),
+    )
+    frames = [one.with_columns(pl.lit(mote).alias("mote_id")) for mote in (1, 2, 3)]
+    return pl.concat(frames).select(pl.col(name).cast(kind) for name, kind in READING_SCHEMA.items())
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the UI of an installation whose archive holds a day; the daemon runs beside it, as with `sieis up`."""
+    folder = tmp_path_factory.mktemp("dagster")
+    settings = Settings(data_dir=folder / "var")
+    rows = readings().with_columns(
+        pl.lit("history:test").alias("source"),
+        pl.lit(0, pl.Int32).alias("source_partition"),
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("source_offset"),
+    )
+    archive = open_archive(settings)
+    archive.create()
+    archive.append(Commit(rows, [], {}))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "SIEIS_DATA_DIR": str(settings.data_dir),
+        "SIEIS_METRICS_PORT": str(free_port()),
+        "PYTHONPATH": str(ROOT),
+    }
+    web = running([*SIEIS, "webserver", "--port", str(port)], environment, f"{url}/server_info", _log(folder, "web"))
+    with web, running([*SIEIS, "daemon"], environment, f"{url}/server_info", _log(folder, "daemon")):
+        yield url
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / f"{name}.log"
+
+
+@pytest.fixture
+def page(browser: Browser, site: str) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.goto(f"{site}/overview")
+    yield opened
+    opened.screenshot(path="/tmp/op-shot.png"); context.close()
+
+
+def ask(page: Page, query: str, **variables: object) -> dict[str, Any]:
+    """GraphQL as the UI speaks it: from its page, to its own address."""
+    script = """async (body) => (await fetch('/graphql', {method: 'POST', body,
+        headers: {'Content-Type': 'application/json'}})).json()"""
+    answer = page.evaluate(script, json.dumps({"query": query, "variables": variables}))
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+def run_status(page: Page, run: str) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        status = ask(page, STATUS, id=run)["runOrError"]["status"]
+        if status in ("SUCCESS", "FAILURE", "CANCELED"):
+            return status
+        page.wait_for_timeout(200)  # the daemon takes it from the queue: nothing but the status tells
+    raise AssertionError(f"run {run} has not ended")
+
+
+def test_the_graph_shows_every_group(page: Page, site: str) -> None:
+    page.goto(f"{site}/asset-graph")
+    for group in ("stream", "archive", "rollups", "ml", "operations"):
+        expect(page.get_by_text(group, exact=True).first).to_be_visible()
+    page.goto(f"{site}/asset-groups/sieis/__repository__/stream/lineage")
+    page.goto(f"{site}/locations/__repository__@sieis/asset-groups/rollups/lineage")
+    for asset in ("hourly_aggregates", "daily_aggregates"):
+        expect(page.get_by_text(asset).first).to_be_visible()
+
+
+def test_schedules_and_sensors_are_on(page: Page) -> None:
+    (repository,) = ask(page, INSTIGATORS)["repositoriesOrError"]["nodes"]
+    states = {one["name"]: one["scheduleState"]["status"] for one in repository["schedules"]}
+    states |= {one["name"]: one["sensorState"]["status"] for one in repository["sensors"]}
+    assert {"hourly_refresh", "daily_cleanup", "inbox", "automation", "failed_run"} <= states.keys()
+    assert set(states.values()) == {"RUNNING"}
+
+
+def test_a_day_is_materialized_and_its_checks_and_plot_are_shown(page: Page, site: str) -> None:
+    params = {
+        "selector": {
+            "repositoryLocationName": "sieis",
+            "repositoryName": "__repository__",
+            "pipelineName": "refresh",
+            "assetSelection": [{"path": ["hourly_aggregates"]}],
+            "assetCheckSelection": [{"assetKey": {"path": ["hourly_aggregates"]}, "name": "counts_equal_archive"}],
+        },
+        "mode": "default",
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": YESTERDAY.isoformat()}]},
+    }
+    launched = ask(page, LAUNCH, params=params)["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    assert run_status(page, launched["run"]["runId"]) == "SUCCESS"
+
+    page.goto(f"{site}/assets/hourly_aggregates?view=checks")
+    expect(page.get_by_text("counts_equal_archive").first).to_be_visible()
+    expect(page.get_by_text("432 readings in 1 days, each counted once").first).to_be_visible()
+
+    page.goto(f"{site}/assets/hourly_aggregates?view=events&partition={YESTERDAY}")
+    page.get_by_text("Show Markdown").last.click()
+    plot = page.locator('img[src^="data:image/svg+xml"]')
+    expect(plot).to_be_visible()
+    assert plot.evaluate("image => image.complete && image.naturalWidth") == 480
