@@ -82,7 +82,8 @@ def page(browser: Browser, site: str) -> Iterator[Page]:
     opened.set_default_timeout(60_000)
     opened.goto(f"{site}/overview")
     yield opened
-    opened.screenshot(path="/tmp/op-shot.png"); context.close()
+    opened.screenshot(path="/tmp/op-shot.png")
+    context.close()
 
 
 def ask(page: Page, query: str, **variables: object) -> dict[str, Any]:

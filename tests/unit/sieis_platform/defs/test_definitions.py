@@ -1,4 +1,4 @@
-"""The code location: it loads with nothing there, and each definition says what it must (docs/dagster.md lists them)."""
+"""The code location: it loads with nothing there, and each definition says what it must (listed in docs/dagster.md)."""
 
 import datetime as dt
 import os
