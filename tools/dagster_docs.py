@@ -64,8 +64,8 @@ def _jobs(definitions: dg.Definitions) -> Iterator[str]:
 
 def _schedules(definitions: dg.Definitions) -> Iterator[str]:
     for schedule in definitions.get_repository_def().schedule_defs:
-        state = schedule.default_status.value.lower()
-        yield f"- `{schedule.name}` (`{schedule.cron_schedule}`, {schedule.job_name}, {state}): {_flat(schedule.description)}"
+        when = f"`{schedule.cron_schedule}`, {schedule.job_name}, {schedule.default_status.value.lower()}"
+        yield f"- `{schedule.name}` ({when}): {_flat(schedule.description)}"
 
 
 def _sensors(definitions: dg.Definitions) -> Iterator[str]:

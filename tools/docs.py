@@ -1,4 +1,4 @@
-"""Writes .env.example, docs/settings.md, docs/cli.md and docs/dagster.md from the code: `python -m tools.docs` (make docs).
+"""Writes .env.example and the settings, cli and dagster pages of docs/ from the code: `python -m tools.docs`.
 
 Belongs here: rendering. Not here: any text about a setting or a command, which stands in the code itself.
 """

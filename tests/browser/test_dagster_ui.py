@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from sieis_platform.defs.partitions import Window
 from sieis_platform.reading import READING_SCHEMA
@@ -105,14 +105,18 @@ def run_status(page: Page, run: str) -> str:
     raise AssertionError(f"run {run} has not ended")
 
 
+def seen(found: Locator) -> None:
+    """Visible once the UI has loaded the definitions and drawn them: seconds, or more on a machine that is shared."""
+    expect(found.first).to_be_visible(timeout=60_000)
+
+
 def test_the_graph_shows_every_group(page: Page, site: str) -> None:
     page.goto(f"{site}/asset-graph")
     for group in ("stream", "archive", "rollups", "ml", "operations"):
-        expect(page.get_by_text(group, exact=True).first).to_be_visible()
-    page.goto(f"{site}/asset-groups/sieis/__repository__/stream/lineage")
+        seen(page.get_by_text(group, exact=True))
     page.goto(f"{site}/locations/__repository__@sieis/asset-groups/rollups/lineage")
     for asset in ("hourly_aggregates", "daily_aggregates"):
-        expect(page.get_by_text(asset).first).to_be_visible()
+        seen(page.get_by_text(asset))
 
 
 def test_schedules_and_sensors_are_on(page: Page) -> None:
@@ -140,11 +144,11 @@ def test_a_day_is_materialized_and_its_checks_and_plot_are_shown(page: Page, sit
     assert run_status(page, launched["run"]["runId"]) == "SUCCESS"
 
     page.goto(f"{site}/assets/hourly_aggregates?view=checks")
-    expect(page.get_by_text("counts_equal_archive").first).to_be_visible()
-    expect(page.get_by_text("432 readings in 1 days, each counted once").first).to_be_visible()
+    seen(page.get_by_text("counts_equal_archive"))
+    seen(page.get_by_text("432 readings in 1 days, each counted once"))
 
     page.goto(f"{site}/assets/hourly_aggregates?view=events&partition={YESTERDAY}")
     page.get_by_text("Show Markdown").last.click()
     plot = page.locator('img[src^="data:image/svg+xml"]')
-    expect(plot).to_be_visible()
+    seen(plot)
     assert plot.evaluate("image => image.complete && image.naturalWidth") == 480

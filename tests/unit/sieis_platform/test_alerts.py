@@ -11,7 +11,10 @@ from pydantic import SecretStr
 from sieis_platform.alerts import Alerts, AlertSettingsError
 from sieis_platform.settings import Settings
 from sieis_platform.state import NewAlert, State
+from tests.databases import in_new_database
 from tests.receiver import Receiver
+from tools.services.group import Services
+from tools.services.instance import Instance
 
 ALERT = NewAlert("run/refresh", "refresh failed", "step daily_aggregates: no space left", "failure")
 
@@ -30,9 +33,18 @@ def second() -> Iterator[Receiver]:
     one.close()
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with State.open(Settings(data_dir=tmp_path, _env_file=None)) as opened:
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Instance]:
+    with Services.start(["postgres"]) as services:
+        yield services["postgres"]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    settings = Settings(data_dir=tmp_path, _env_file=None)
+    if request.param == "postgres":
+        settings = in_new_database(request.getfixturevalue("postgres"), tmp_path)
+    with State.open(settings) as opened:
         yield opened
 
 
