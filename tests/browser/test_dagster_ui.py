@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from sieis_platform.defs.partitions import Window
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
+from sieis_platform.state import State
 from sieis_platform.stores.archive import Commit
 from sieis_platform.stores.open import open_archive
 from tests.browser.conftest import ROOT, free_port, running
@@ -47,9 +48,16 @@ def readings() -> pl.DataFrame:
     return pl.concat(frames).select(pl.col(name).cast(kind) for name, kind in READING_SCHEMA.items())
 
 
+class Site(NamedTuple):
+    """Where the UI is, and the installation that it shows."""
+
+    url: str
+    settings: Settings
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the UI of an installation whose archive holds a day; the daemon runs beside it, as with `sieis up`."""
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The UI of an installation whose archive holds a day; the daemon runs beside it, as with `sieis up`."""
     folder = tmp_path_factory.mktemp("dagster")
     settings = Settings(data_dir=folder / "var")
     rows = readings().with_columns(
@@ -69,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     web = running([*SIEIS, "webserver", "--port", str(port)], environment, f"{url}/server_info", _log(folder, "web"))
     with web, running([*SIEIS, "daemon"], environment, f"{url}/server_info", _log(folder, "daemon")):
-        yield url
+        yield Site(url, settings)
 
 
 def _log(folder: Path, name: str) -> Path:
@@ -77,11 +85,11 @@ def _log(folder: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def page(browser: Browser, site: str) -> Iterator[Page]:
+def page(browser: Browser, site: Site) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     opened = context.new_page()
     opened.set_default_timeout(60_000)
-    opened.goto(f"{site}/overview")
+    opened.goto(f"{site.url}/overview")
     yield opened
 
     context.close()
@@ -113,11 +121,11 @@ def seen(found: Locator) -> None:
     expect(found.first).to_be_visible(timeout=60_000)
 
 
-def test_the_graph_shows_every_group(page: Page, site: str) -> None:
-    page.goto(f"{site}/asset-groups")
+def test_the_graph_shows_every_group(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/asset-groups")
     for group in ("stream", "archive", "rollups", "ml", "operations"):
         seen(page.get_by_text(group, exact=True))
-    page.goto(f"{site}/locations/__repository__@sieis/asset-groups/rollups/lineage")
+    page.goto(f"{site.url}/locations/__repository__@sieis/asset-groups/rollups/lineage")
     for asset in ("hourly_aggregates", "daily_aggregates"):
         seen(page.get_by_text(asset))
 
@@ -130,27 +138,46 @@ def test_schedules_and_sensors_are_on(page: Page) -> None:
     assert set(states.values()) == {"RUNNING"}
 
 
-def test_a_day_is_materialized_and_its_checks_and_plot_are_shown(page: Page, site: str) -> None:
-    params = {
-        "selector": {
-            "repositoryLocationName": "sieis",
-            "repositoryName": "__repository__",
-            "pipelineName": "refresh",
-            "assetSelection": [{"path": ["hourly_aggregates"]}],
-            "assetCheckSelection": [{"assetKey": {"path": ["hourly_aggregates"]}, "name": "counts_equal_archive"}],
-        },
-        "mode": "default",
-        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": YESTERDAY.isoformat()}]},
-    }
-    launched = ask(page, LAUNCH, params=params)["launchPipelineExecution"]
+def launch(page: Page, **params: object) -> str:
+    """Launch a run as the UI does; its id."""
+    launched = ask(page, LAUNCH, params={"mode": "default", **params})["launchPipelineExecution"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
-    succeeds(page, launched["run"]["runId"])
+    return launched["run"]["runId"]
 
-    page.goto(f"{site}/assets/hourly_aggregates?view=checks")
+
+def selector(job: str, **more: object) -> dict[str, object]:
+    return {"repositoryLocationName": "sieis", "repositoryName": "__repository__", "pipelineName": job, **more}
+
+
+def test_a_run_that_fails_is_alerted_by_the_daemon(page: Page, site: Site) -> None:
+    config = {"ops": {"rebuild_hot_store_op": {"config": {"first_day": "yesterday"}}}}
+    run = launch(page, selector=selector("rebuild_hot_store"), runConfigData=json.dumps(config))
+    deadline = time.monotonic() + 240
+    alerts = []
+    while not alerts and time.monotonic() < deadline:
+        page.wait_for_timeout(500)  # queue, run and sensor are other processes: only what they leave behind tells
+        with State.open(site.settings) as state:
+            alerts = state.recent_alerts(10)
+    (stored,) = alerts
+    assert stored.alert.subject == "run/rebuild_hot_store"
+    assert run in stored.alert.text
+    assert "first_day and last_day are days like" in stored.alert.text
+
+
+def test_a_day_is_materialized_and_its_checks_and_plot_are_shown(page: Page, site: Site) -> None:
+    chosen = selector(
+        "refresh",
+        assetSelection=[{"path": ["hourly_aggregates"]}],
+        assetCheckSelection=[{"assetKey": {"path": ["hourly_aggregates"]}, "name": "counts_equal_archive"}],
+    )
+    tags = [{"key": "dagster/partition", "value": YESTERDAY.isoformat()}]
+    succeeds(page, launch(page, selector=chosen, executionMetadata={"tags": tags}))
+
+    page.goto(f"{site.url}/assets/hourly_aggregates?view=checks")
     seen(page.get_by_text("counts_equal_archive"))
     seen(page.get_by_text("432 readings in 1 days, each counted once"))
 
-    page.goto(f"{site}/assets/hourly_aggregates?view=events&partition={YESTERDAY}")
+    page.goto(f"{site.url}/assets/hourly_aggregates?view=events&partition={YESTERDAY}")
     page.get_by_text("Show Markdown").last.click()
     plot = page.locator('img[src^="data:image/svg+xml"]')
     seen(plot)
