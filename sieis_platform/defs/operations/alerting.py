@@ -23,6 +23,7 @@ _LOOK_SECONDS: Final = 30
 _FAILURES_READ: Final = 20  # failed evaluations of one check between two looks; more are one alert anyway
 _REASON_CHARACTERS: Final = 1_000
 _RECENT: Final = 5
+_WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster when a run has failed
 
 _SCHEMA: Final = pl.Schema(
     {
@@ -40,11 +41,13 @@ _SCHEMA: Final = pl.Schema(
     name="failed_run",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=_LOOK_SECONDS,
-    description="An alert for every failed run, with the error of each failed step.",
+    description="An alert for every failed run that is not started again, with the error of each failed step.",
 )
 def failed_run(context: dg.RunFailureSensorContext, platform: PlatformResource) -> None:
     """Keep the alert; `alert_delivery` sends it."""
     run = context.dagster_run
+    if run.tags.get(_WILL_RETRY) == "true":
+        return  # its process died, and it is started again (dagster.yaml): how that one ends is what counts
     reasons = [f"step {event.step_key}: {_reason(event)}" for event in context.get_step_failure_events()]
     if not reasons:
         reasons = [context.failure_event.message or "the run failed before any step"]
