@@ -51,9 +51,9 @@ def list_letters(
 
 def show(position: Annotated[str, typer.Argument(help="As `sieis dlq list` prints it.")]) -> None:
     """Show one dead letter whole: reason, times, headers and the original bytes."""
-    from sieis_streaming.dead_letter_desk import find_letters
+    from sieis_streaming.dead_letter_desk import letters_at
 
-    (letter,) = find_letters(_read(), [position])
+    (letter,) = letters_at(load_settings(), [position])
     console = Console()
     for name, value in _plain(letter).items():
         console.print(f"[bold]{name}[/]: {escape(_printable(str(value)))}", highlight=False, soft_wrap=True)

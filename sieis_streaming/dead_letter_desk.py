@@ -30,16 +30,17 @@ def read_letters(settings: Settings) -> list[KeptLetter]:
         consumer.close()
 
 
-def find_letters(letters: Sequence[KeptLetter], positions: Sequence[str]) -> list[KeptLetter]:
-    """Those at `positions`, in that order. Raises: DeadLetterNotFoundError."""
-    known = {letter.position: letter for letter in letters}
-    found = []
-    for text in positions:
-        letter = known.get(Position.parse(text))
-        if letter is None:
-            raise DeadLetterNotFoundError(f"no dead letter has the position {text}; see `sieis dlq list`")
-        found.append(letter)
-    return found
+def letters_at(settings: Settings, positions: Sequence[str]) -> list[KeptLetter]:
+    """The dead letters at `positions`, in that order.
+
+    Raises: DeadLetterNotFoundError; as `read_letters`, once the positions are known to be some.
+    """
+    wanted = [Position.parse(text) for text in positions]
+    known = {letter.position: letter for letter in read_letters(settings)}
+    for position in wanted:
+        if position not in known:
+            raise DeadLetterNotFoundError(f"no dead letter has the position {position}; see `sieis dlq list`")
+    return [known[position] for position in wanted]
 
 
 def replay_letters(settings: Settings, positions: Sequence[str] = ()) -> list[KeptLetter]:
@@ -47,10 +48,7 @@ def replay_letters(settings: Settings, positions: Sequence[str] = ()) -> list[Ke
 
     Raises: BrokerUnavailableError, DeadLetterReadError, DeadLetterNotFoundError, DeadLetterDeliveryError.
     """
-    for position in positions:
-        Position.parse(position)  # what is none is said before the broker is asked
-    kept = read_letters(settings)
-    letters = find_letters(kept, positions) if positions else to_replay(kept)
+    letters = letters_at(settings, positions) if positions else to_replay(read_letters(settings))
     if letters:
         producer = Producer(client_config(settings, locate(settings)))
         DeadLetterPublisher(producer, settings.kafka_dlq_topic).replay(letters, settings.kafka_topic)
