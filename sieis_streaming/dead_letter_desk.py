@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, Producer
 from sieis_platform.settings import Settings
 from sieis_streaming.broker import client_config, locate
 from sieis_streaming.dead_letters import (
+    PRODUCER_CONFIG,
     DeadLetterNotFoundError,
     DeadLetterPublisher,
     KeptLetter,
@@ -50,6 +51,6 @@ def replay_letters(settings: Settings, positions: Sequence[str] = ()) -> list[Ke
     """
     letters = letters_at(settings, positions) if positions else to_replay(read_letters(settings))
     if letters:
-        producer = Producer(client_config(settings, locate(settings)))
+        producer = Producer(client_config(settings, locate(settings)) | PRODUCER_CONFIG)
         DeadLetterPublisher(producer, settings.kafka_dlq_topic).replay(letters, settings.kafka_topic)
     return letters

@@ -87,7 +87,7 @@ def written(
 
 def preview_of(frame: pl.DataFrame) -> dg.MetadataValue:
     """The first rows as a table."""
-    return dg.MetadataValue.md(_markdown(frame.head(_PREVIEW_ROWS)))
+    return dg.MetadataValue.md(markdown(frame.head(_PREVIEW_ROWS)))
 
 
 def moment(seconds: float | None) -> str:
@@ -95,7 +95,8 @@ def moment(seconds: float | None) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat() if seconds is not None else "never"
 
 
-def _markdown(frame: pl.DataFrame) -> str:
+def markdown(frame: pl.DataFrame) -> str:
+    """All rows of a small frame as a table in Markdown, numbers to three decimals."""
     with pl.Config(
         tbl_formatting="ASCII_MARKDOWN",
         tbl_hide_column_data_types=True,

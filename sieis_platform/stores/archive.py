@@ -234,6 +234,13 @@ class Archive:
                 entries.extend(msgspec.structs.replace(entry, version=commit["version"]) for entry in decoded)
         return entries
 
+    def committed(self) -> dict[int, int]:
+        """When each version that the log still holds was committed (Unix ns, by the writer's clock).
+
+        Raises: as `ledger`.
+        """
+        return {commit["version"]: commit["timestamp"] * 1_000_000 for commit in self._history()}
+
     def _history(self) -> list[dict[str, Any]]:
         """The log's commits, newest first, with their versions.
 
