@@ -72,8 +72,8 @@ def _recent(marts: Marts) -> pl.DataFrame:
 
 
 build_data_docs = dg.define_asset_job(
-    tags={"dagster/max_runtime": "1800"},
     "build_data_docs",
+    tags={"dagster/max_runtime": "1800"},
     selection=dg.AssetSelection.assets("data_docs"),
     description="Make the site of the checks' results anew.",
 )
