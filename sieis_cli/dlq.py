@@ -51,7 +51,9 @@ def list_letters(
 
 def show(position: Annotated[str, typer.Argument(help="As `sieis dlq list` prints it.")]) -> None:
     """Show one dead letter whole: reason, times, headers and the original bytes."""
-    letter = _find(position)
+    from sieis_streaming.dead_letter_desk import letters_at
+
+    (letter,) = letters_at(load_settings(), [position])
     console = Console()
     for name, value in _plain(letter).items():
         console.print(f"[bold]{name}[/]: {escape(_printable(str(value)))}", highlight=False, soft_wrap=True)
@@ -66,43 +68,17 @@ def replay(
 
     What is still bad comes back once, as `came_back`, and is not sent again unless named.
     """
-    from confluent_kafka import Producer
-
-    from sieis_streaming.broker import client_config, locate
-    from sieis_streaming.dead_letters import PRODUCER_CONFIG, DeadLetterPublisher, to_replay
+    from sieis_streaming.dead_letter_desk import replay_letters
 
     settings = load_settings()
-    letters = [_find(one) for one in position] if position else to_replay(_read())
-    if letters:
-        producer = Producer(client_config(settings, locate(settings)) | PRODUCER_CONFIG)
-        DeadLetterPublisher(producer, settings.kafka_dlq_topic).replay(letters, settings.kafka_topic)
+    letters = replay_letters(settings, position or ())
     Console().print(f"{len(letters)} dead letter(s) sent to {settings.kafka_topic} again")
 
 
-def _find(position: str) -> "KeptLetter":
-    from sieis_streaming.dead_letters import DeadLetterNotFoundError, Position
-
-    wanted = Position.parse(position)
-    for letter in _read():
-        if letter.position == wanted:
-            return letter
-    raise DeadLetterNotFoundError(f"no dead letter has the position {position}; see `sieis dlq list`")
-
-
 def _read() -> "list[KeptLetter]":
-    from confluent_kafka import Consumer
+    from sieis_streaming.dead_letter_desk import read_letters
 
-    from sieis_streaming.broker import client_config, locate
-    from sieis_streaming.dead_letters import read_all
-
-    settings = load_settings()
-    # The group never commits; librdkafka wants a name for it.
-    config = client_config(settings, locate(settings)) | {"group.id": "sieis-dlq-reader", "enable.auto.commit": False}
-    consumer = Consumer(config)
-    try:
-        return read_all(consumer, settings.kafka_dlq_topic)
-    finally:
-        consumer.close()
+    return read_letters(load_settings())
 
 
 def _plain(letter: "KeptLetter") -> dict[str, object]:

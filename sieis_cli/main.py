@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dlq": ("dlq", _STREAM),
     "materialize": ("materialize", _SERVE),
     "dagster": ("dagster", _SERVE),
+    "alerts": ("alerts", _SERVE),
     "api": ("api", _SERVE),
 }
 

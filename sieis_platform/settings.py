@@ -258,6 +258,30 @@ class Settings(BaseSettings):
         "directory.",
     )
 
+    # -- operations ----------------------------------------------------------------------------------------------
+    alert_urls: SecretStr | None = Field(
+        None,
+        description="Where alerts go: addresses of Apprise (mailto://, slack://, json:// and 130 more), separated by "
+        "commas; unset: they are only kept.",
+    )
+    alert_cooldown_seconds: float = Field(
+        21_600, ge=0, description="An alert about the same subject is not sent again within this time, but counted."
+    )
+    inbox_dir: Path | None = Field(
+        None,
+        description="Folder whose files of readings Dagster loads and then moves to done/ or failed/ in it; unset: "
+        "`inbox/` in the data directory.",
+    )
+    metrics_urls: str = Field(
+        "",
+        pattern=r"^(https?://[^/@?#\s,]+(/[^@?#\s,]*)?(, *https?://[^/@?#\s,]+(/[^@?#\s,]*)?)*)?$",
+        description="Addresses of all consumers' metrics, separated by commas, that Dagster reads; empty: that of "
+        "metrics_host and metrics_port.",
+    )
+    run_retention_days: int = Field(
+        30, ge=1, description="Days Dagster keeps an ended run, unless it made what is the newest of an asset."
+    )
+
     # -- for tests -----------------------------------------------------------------------------------------------
     services_cache: Path = Field(
         Path("~/.cache/sieis-services"),
@@ -374,6 +398,19 @@ class Settings(BaseSettings):
     def mlflow_database(self) -> str:
         """Database of the MLflow server, as SQLAlchemy names it; may hold a password."""
         return _revealed(self.mlflow_database_url) or f"sqlite:///{self.data_dir / 'mlflow' / 'mlflow.sqlite'}"
+
+    @property
+    def inbox_location(self) -> Path:
+        """Folder whose files are loaded."""
+        return self.inbox_dir or self.data_dir / "inbox"
+
+    @property
+    def consumer_metrics(self) -> list[str]:
+        """Addresses of the consumers' metrics."""
+        if self.metrics_urls:
+            return [url.strip() for url in self.metrics_urls.split(",")]
+        host = "127.0.0.1" if self.metrics_host in ("", "0.0.0.0", "::") else self.metrics_host  # noqa: S104 - not bound here
+        return [f"http://{host}:{self.metrics_port}/metrics"]
 
     @property
     def api_url(self) -> str:

@@ -1,11 +1,14 @@
-"""Operational state: what SIEIS must remember between runs that is no reading, so far the simulator's position.
+"""Operational state: what SIEIS must remember between runs that is no reading: the simulator's position, alerts.
 
 Belongs here: tables, and the reads and writes on them, in SQLite or PostgreSQL. Not here: who decides what is
 remembered.
 """
 
+import contextlib
 import datetime as dt
-from typing import Final, NamedTuple, Self
+import time
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple, Self
 
 import sqlalchemy as sa
 from pydantic import SecretStr
@@ -15,6 +18,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.settings import Settings
+
+AlertLevel = Literal["warning", "failure"]
 
 _CONNECT_SECONDS: Final = 5  # a server that is there answers in milliseconds; callers may try again
 _CREATE_LOCK: Final = 0x51E15  # any number that nothing else in this database locks
@@ -40,6 +45,41 @@ class SimulatorPosition(NamedTuple):
     emitted: int
 
 
+class NewAlert(NamedTuple):
+    """What someone should know of. Alerts with one `subject` are about the same thing: the cooldown goes by it."""
+
+    subject: str
+    title: str
+    text: str
+    level: AlertLevel
+
+
+class StoredAlert(NamedTuple):
+    """An alert as it is kept.
+
+    `repeats` counts those with the same subject that the cooldown held back; `delivered_to` names (by a hash) the
+    services that have it already; `waiting` is whether others still lack it.
+    """
+
+    id: int
+    alert: NewAlert
+    raised_at: dt.datetime
+    waiting: bool
+    repeats: int
+    attempts: int
+    last_error: str
+    delivered_to: frozenset[str]
+
+
+class AlertCounts(NamedTuple):
+    """Alerts kept, those waiting for delivery, those held back by the cooldown, and deliveries that failed."""
+
+    kept: int
+    waiting: int
+    repeats: int
+    failures: int
+
+
 class _Base(DeclarativeBase):
     pass
 
@@ -52,6 +92,24 @@ class _SimulatorPosition(_Base):
     mote_id: Mapped[int] = mapped_column(sa.Integer)
     emitted: Mapped[int] = mapped_column(sa.BigInteger)
     updated_at: Mapped[dt.datetime] = mapped_column(sa.DateTime(timezone=True))
+
+
+class _Alert(_Base):
+    __tablename__ = "alerts"
+
+    id: Mapped[int] = mapped_column(sa.Integer, primary_key=True, autoincrement=True)
+    subject: Mapped[str] = mapped_column(sa.String(500), index=True)
+    title: Mapped[str] = mapped_column(sa.Text)
+    text: Mapped[str] = mapped_column(sa.Text)
+    level: Mapped[str] = mapped_column(sa.String(20))
+    raised_at: Mapped[float] = mapped_column(sa.Double)  # Unix seconds: SQLite gives times back without their zone
+    waiting: Mapped[bool] = mapped_column(sa.Boolean, index=True)
+    repeats: Mapped[int] = mapped_column(sa.Integer, default=0)
+    attempts: Mapped[int] = mapped_column(sa.Integer, default=0)
+    failures: Mapped[int] = mapped_column(sa.Integer, default=0)
+    retry_at: Mapped[float] = mapped_column(sa.Double, default=0.0)
+    last_error: Mapped[str] = mapped_column(sa.Text, default="")
+    delivered_to: Mapped[str] = mapped_column(sa.Text, default="")
 
 
 class State:
@@ -103,6 +161,83 @@ class State:
         except SQLAlchemyError as error:
             raise _named(error, self._engine) from error
 
+    # -- alerts --------------------------------------------------------------------------------------------------
+    def keep_alert(self, alert: NewAlert, cooldown_seconds: float, *, waiting: bool) -> bool:
+        """Keep an alert, `waiting` for delivery or not; False where one of its subject was raised within the cooldown.
+
+        That one's repeats are counted instead. Of several processes at once one keeps it.
+        """
+        now = time.time()
+        recent = sa.and_(_Alert.subject == alert.subject, _Alert.raised_at > now - cooldown_seconds)
+        newest = sa.select(sa.func.max(_Alert.id)).where(recent).scalar_subquery()
+        with self._writing() as session:
+            if self._engine.dialect.name == "postgresql":  # SQLite has one writer, from the update on
+                session.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(alert.subject))))
+            counted = session.execute(
+                sa.update(_Alert).where(_Alert.id == newest).values(repeats=_Alert.repeats + 1),
+                execution_options={"synchronize_session": False},
+            )
+            if counted.rowcount:  # pyright: ignore[reportAttributeAccessIssue] - an update's result has it
+                return False
+            session.add(_Alert(**alert._asdict(), raised_at=now, waiting=waiting))
+        return True
+
+    def due_alerts(self) -> list[StoredAlert]:
+        """Alerts that wait for delivery and whose next attempt is due, oldest first."""
+        due = sa.select(_Alert).where(_Alert.waiting, _Alert.retry_at <= time.time()).order_by(_Alert.id)
+        with self._reading() as session:
+            return [_stored(row) for row in session.scalars(due)]
+
+    def recent_alerts(self, limit: int) -> list[StoredAlert]:
+        """The newest alerts, newest first."""
+        with self._reading() as session:
+            return [_stored(row) for row in session.scalars(sa.select(_Alert).order_by(_Alert.id.desc()).limit(limit))]
+
+    def save_attempt(
+        self, alert_id: int, *, delivered_to: frozenset[str], error: str = "", retry_seconds: float = 0.0
+    ) -> None:
+        """Keep the outcome of one attempt: who has the alert now, and if not all, why and when to try again."""
+        values = {
+            "attempts": _Alert.attempts + 1,
+            "delivered_to": ",".join(sorted(delivered_to)),
+            "waiting": bool(error),
+            "failures": _Alert.failures + (1 if error else 0),
+            "last_error": error,
+            "retry_at": time.time() + retry_seconds,
+        }
+        with self._writing() as session:
+            session.execute(sa.update(_Alert).where(_Alert.id == alert_id).values(values))
+
+    def alert_counts(self) -> AlertCounts:
+        """How many alerts there are, by what became of them."""
+        counts = sa.select(
+            sa.func.count(),
+            sa.func.count().filter(_Alert.waiting),
+            sa.func.coalesce(sa.func.sum(_Alert.repeats), 0),
+            sa.func.coalesce(sa.func.sum(_Alert.failures), 0),
+        ).select_from(_Alert)
+        with self._reading() as session:
+            return AlertCounts(*(int(count) for count in session.execute(counts).one()))
+
+    def forget_alerts(self, before: dt.datetime) -> int:
+        """Remove alerts raised before that moment, but for those still waiting; the number removed."""
+        old = sa.delete(_Alert).where(_Alert.raised_at < before.timestamp(), sa.not_(_Alert.waiting))
+        with self._writing() as session:
+            return int(session.execute(old).rowcount)  # pyright: ignore[reportAttributeAccessIssue] - as above
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Session]:
+        try:
+            with Session(self._engine) as session:
+                yield session
+        except SQLAlchemyError as error:
+            raise _named(error, self._engine) from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._reading() as session, session.begin():
+            yield session
+
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
@@ -112,6 +247,19 @@ class State:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _stored(row: _Alert) -> StoredAlert:
+    return StoredAlert(
+        id=row.id,
+        alert=NewAlert(row.subject, row.title, row.text, "failure" if row.level == "failure" else "warning"),
+        raised_at=dt.datetime.fromtimestamp(row.raised_at, dt.UTC),
+        waiting=row.waiting,
+        repeats=row.repeats,
+        attempts=row.attempts,
+        last_error=row.last_error,
+        delivered_to=frozenset(filter(None, row.delivered_to.split(","))),
+    )
 
 
 def _server(address: SecretStr) -> sa.Engine:

@@ -304,6 +304,8 @@ class SinkConsumer:
             return
         assert self._consumer is not None  # noqa: S101 - _open made it
         topic = self._settings.kafka_topic
+        for partition, end in offsets.items():
+            self._metrics.stored.labels(self._sink.name, partition).set(end)
         if not quiet:
             try:
                 self._consumer.commit(
@@ -345,6 +347,7 @@ class SinkConsumer:
             _low, high = self._consumer.get_watermark_offsets(part, cached=True)
             if high >= 0 and part.offset >= 0:
                 self._metrics.lag.labels(self._sink.name, part.partition).set(max(0, high - part.offset))
+                self._metrics.end.labels(self._sink.name, part.partition).set(high)
 
 
 def run(consumers: Sequence[Callable[[threading.Event], None]], stop: threading.Event) -> None:

@@ -110,6 +110,18 @@ class ConsumerMetrics:
         self.lag = Gauge(
             "sieis_lag_records", "Records behind the end of the partition", [*sink, "partition"], registry=self.registry
         )
+        self.end = Gauge(
+            "sieis_end_offset",
+            "Offset behind the last record of the partition",
+            [*sink, "partition"],
+            registry=self.registry,
+        )
+        self.stored = Gauge(
+            "sieis_stored_offset",
+            "Offset behind the last record that is in the store or accounted for",
+            [*sink, "partition"],
+            registry=self.registry,
+        )
         self.assigned = Gauge(
             "sieis_assigned_partitions", "Partitions this process reads for the store", sink, registry=self.registry
         )

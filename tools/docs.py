@@ -1,4 +1,4 @@
-"""Writes .env.example, docs/settings.md and docs/cli.md from the code: `python -m tools.docs` (make docs).
+"""Writes .env.example and the settings, cli and dagster pages of docs/ from the code: `python -m tools.docs`.
 
 Belongs here: rendering. Not here: any text about a setting or a command, which stands in the code itself.
 """
@@ -118,10 +118,18 @@ def _without_markup(text: str) -> str:
     return re.sub(r"\[(/|/?bold|/?cyan|/?dim|/?green|/?red|/?yellow)\]", "", text)
 
 
+def render_dagster() -> str:
+    """`docs/dagster.md`: every asset, check, job, schedule and sensor."""
+    from tools import dagster_docs  # noqa: PLC0415 - Dagster takes seconds to import
+
+    return dagster_docs.render()
+
+
 DOCUMENTS: Final = {
     ".env.example": render_env_example,
     "docs/settings.md": render_settings,
     "docs/cli.md": render_cli,
+    "docs/dagster.md": render_dagster,
 }
 
 

@@ -7,12 +7,13 @@ import dagster as dg
 
 from sieis_platform.defs.archive import assets as archive
 from sieis_platform.defs.ml import assets as ml
-from sieis_platform.defs.operations import jobs
+from sieis_platform.defs.operations import alerting, dead_letters, inbox, jobs, rebuild, run_history
 from sieis_platform.defs.partitions import daily_partitions
 from sieis_platform.defs.quality import definitions as quality
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups import definitions as rollups
 from sieis_platform.defs.stream import assets as stream
+from sieis_platform.defs.stream import report
 from sieis_platform.settings import Settings
 
 
@@ -29,6 +30,12 @@ def build_definitions(settings: Settings, platform: PlatformResource | None = No
         rollups.definitions(days),
         ml.definitions(days),
         jobs.definitions(),
+        report.definitions(),
+        alerting.definitions(),
+        dead_letters.definitions(),
+        inbox.definitions(settings),
+        rebuild.definitions(),
+        run_history.definitions(),
         dg.Definitions(
             resources={"platform": platform or PlatformResource.of(settings)}, executor=dg.in_process_executor
         ),

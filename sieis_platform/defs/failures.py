@@ -11,9 +11,9 @@ import dagster as dg
 
 from sieis_platform.errors import FatalError, RetriableError
 
-# An outage of a store lasts minutes; the next scheduled run comes within the hour.
-_RETRIES: Final = 3
-_RETRY_SECONDS: Final = 10
+#: After 10, 30 and 70 s, give or take 10: an outage of a store lasts minutes, and the next scheduled run comes within
+#: the hour. Not given to the assets themselves: Dagster would then repeat steps that failed for good, or by a bug.
+RETRIES: Final = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @contextmanager
@@ -22,6 +22,7 @@ def dagster_failures() -> Iterator[None]:
     try:
         yield
     except RetriableError as error:
-        raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=_RETRY_SECONDS) from error
+        attempt = dg.OpExecutionContext.get().retry_number + 1
+        raise dg.RetryRequested(RETRIES.max_retries, seconds_to_wait=RETRIES.calculate_delay(attempt)) from error
     except FatalError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error

@@ -1,10 +1,11 @@
-"""Metadata that every derived asset shows the same way: columns, rows, time range, table version, a preview.
+"""Metadata that every asset shows the same way: columns and where they come from, rows, time range, version, preview.
 
 Belongs here: the shape of metadata. Not here: values.
 """
 
-from collections.abc import Mapping
-from typing import Final
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
 
 import dagster as dg
 import polars as pl
@@ -26,12 +27,46 @@ def columns(schema: pl.Schema, descriptions: Mapping[str, str] | None = None) ->
     }
 
 
+#: Columns of an asset → the columns of other assets they are made of.
+Origins = Mapping[str, Iterable[tuple[dg.AssetKey, str]]]
+
+
+def same_columns(names: Iterable[str], source: dg.AssetKey) -> dict[str, list[tuple[dg.AssetKey, str]]]:
+    """Origins of columns that are those of `source` under the same name."""
+    return {name: [(source, name)] for name in names}
+
+
+def lineage(origins: Origins) -> dict[str, dg.TableColumnLineage]:
+    """Column lineage, for an asset's definition; materializations repeat it (`lineage_of`), the UI draws theirs."""
+    return {
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {name: [dg.TableColumnDep(key, column) for key, column in sources] for name, sources in origins.items()}
+        )
+    }
+
+
+def lineage_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The column lineage within an asset's defined metadata."""
+    return {name: value for name, value in metadata.items() if name == "dagster/column_lineage"}
+
+
+def labels(layer: Literal["raw", "derived", "model", "operations"], store: str) -> dict[str, str]:
+    """Tags by which the catalog is searched: how far an asset is from the sensors, and where it lies."""
+    return {"layer": layer, "store": store}
+
+
 def written(
-    rows: int, preview: pl.DataFrame, *, mart_version: int, archive_version: int, time_column: str = "timestamp"
+    rows: int,
+    preview: pl.DataFrame,
+    *,
+    mart_version: int,
+    archive_version: int,
+    time_column: str = "timestamp",
+    plot: str | None = None,
 ) -> dict[str, dg.MetadataValue]:
     """Metadata of one materialization: what was written, from which version of the archive, and its first rows.
 
-    `preview`: the rows written, with `time_column` in Unix ns.
+    `preview`: the rows written, with `time_column` in Unix ns. `plot`: markdown (defs/plot.py).
     """
     entries: dict[str, dg.MetadataValue] = {
         "dagster/row_count": dg.MetadataValue.int(rows),
@@ -44,8 +79,20 @@ def written(
             pl.from_epoch(pl.col(time_column).max(), time_unit="ns").dt.to_string("iso:strict").alias("last"),
         ).row(0)
         entries["first"], entries["last"] = (dg.MetadataValue.text(f"{moment}Z") for moment in moments)
-        entries["preview"] = dg.MetadataValue.md(markdown(preview.head(_PREVIEW_ROWS)))
+        entries["preview"] = preview_of(preview)
+    if plot:
+        entries["plot"] = dg.MetadataValue.md(plot)
     return entries
+
+
+def preview_of(frame: pl.DataFrame) -> dg.MetadataValue:
+    """The first rows as a table."""
+    return dg.MetadataValue.md(markdown(frame.head(_PREVIEW_ROWS)))
+
+
+def moment(seconds: float | None) -> str:
+    """Unix seconds as ISO 8601, UTC."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat() if seconds is not None else "never"
 
 
 def markdown(frame: pl.DataFrame) -> str:

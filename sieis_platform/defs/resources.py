@@ -10,8 +10,10 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import Field, SecretStr
 
+from sieis_platform.alerts import Alerts
 from sieis_platform.ml.registry import Registry
 from sieis_platform.settings import Settings
+from sieis_platform.state import State
 from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.hot import HotStore
 from sieis_platform.stores.marts import Marts
@@ -49,6 +51,19 @@ class PlatformResource(dg.ConfigurableResource):
     def registry(self) -> Registry:
         """The model registry."""
         return Registry.of(self.settings())
+
+    @contextmanager
+    def alerts(self) -> Iterator[Alerts]:
+        """The alerts; the operational state they are kept in is closed at the end."""
+        settings = self.settings()
+        with State.open(settings) as state:
+            yield Alerts.of(settings, state)
+
+    @contextmanager
+    def state(self) -> Iterator[State]:
+        """The operational state, closed at the end."""
+        with State.open(self.settings()) as state:
+            yield state
 
     @contextmanager
     def hot(self) -> Iterator[HotStore]:

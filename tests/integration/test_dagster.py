@@ -1,7 +1,9 @@
 """Dagster end to end: the real jobs on real instances, the real file, and what must happen when something is wrong."""
 
+import base64
 import datetime as dt
 from pathlib import Path
+from xml.etree import ElementTree
 
 import dagster as dg
 import polars as pl
@@ -134,6 +136,35 @@ def test_runs_observation_and_checks_are_kept_for_the_ui(real: Settings, summary
         assert observed.metadata["days"].value == DAYS
         for asset in PARTITIONED:
             assert len(instance.get_materialized_partitions(dg.AssetKey(asset))) == DAYS
+
+
+def test_every_asset_tells_rows_version_and_time_and_shows_some(real: Settings, summary: MaterializeSummary) -> None:
+    made = [
+        spec.key
+        for spec in build_definitions(real).resolve_all_asset_specs()
+        if spec.group_name in ("archive", "rollups", "ml")
+    ]
+    with dg.DagsterInstance.from_config(str(real.data_dir / "dagster")) as instance:
+        for key in made:
+            event = instance.get_latest_materialization_event(key)
+            if event is not None:
+                assert event.asset_materialization is not None
+                metadata = event.asset_materialization.metadata
+                expected = {"mart_version", "archive_version", "first", "last", "dagster/column_lineage"}
+            else:  # others write it, Dagster observes it
+                observation = instance.fetch_observations(key, limit=1).records[0].asset_observation
+                assert observation is not None, key
+                metadata = observation.metadata
+                expected = {"version", "positions", "first_day", "last_day"}
+            assert expected | {"dagster/row_count", "preview"} <= metadata.keys(), key
+        for mart in ("daily_aggregates", "hourly_aggregates"):
+            event = instance.get_latest_materialization_event(dg.AssetKey(mart))
+            assert event is not None
+            assert event.asset_materialization is not None
+            plot = str(event.asset_materialization.metadata["plot"].value)
+            svg = base64.b64decode(plot.split("base64,")[1].rstrip(")")).decode()
+            assert "mean temperature" in plot
+            assert len(ElementTree.fromstring(svg).findall("{*}path")) == 2
 
 
 def test_again_changes_nothing(real: Settings, summary: MaterializeSummary) -> None:

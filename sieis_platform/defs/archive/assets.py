@@ -3,15 +3,18 @@
 Belongs here: its observation. Not here: checks (quality), anything that changes it.
 """
 
+import datetime as dt
 from collections.abc import Iterator
 
 import dagster as dg
 
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns
+from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, preview_of, same_columns
+from sieis_platform.defs.operations.keys import INBOX
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import TOPIC
+from sieis_platform.reading import ARCHIVE_PARTITIONS, READING_SCHEMA
 from sieis_platform.stores.archive import ARCHIVE_SCHEMA
 from sieis_platform.stores.delta import info
 
@@ -30,27 +33,42 @@ _COLUMNS = {
 }
 
 
+LINEAGE = lineage(
+    {
+        **same_columns(READING_SCHEMA.names(), TOPIC),
+        **{name: [(TOPIC, "timestamp")] for name in ARCHIVE_PARTITIONS},
+    }
+)
+#: The consumer's report counts (defs/stream/report.py): a flush comes every 10 minutes at the latest.
+_FRESHNESS = dg.FreshnessPolicy.time_window(warn_window=dt.timedelta(minutes=30), fail_window=dt.timedelta(hours=2))
+
+
 @dg.multi_observable_source_asset(
     name="observe_archive_table",
     specs=[
         dg.AssetSpec(
             ARCHIVE,
-            deps=[TOPIC],
+            deps=[TOPIC, INBOX],
             description="Every reading, for ever, with the stream position or file offset it came from (Delta Lake).",
             group_name="archive",
             kinds={"deltalake"},
             owners=OWNERS,
-            metadata=columns(ARCHIVE_SCHEMA, _COLUMNS),
+            tags=labels("raw", "archive"),
+            freshness_policy=_FRESHNESS,
+            metadata={**columns(ARCHIVE_SCHEMA, _COLUMNS), **LINEAGE},
         )
     ],
 )
 def archive_observation(context: dg.AssetExecutionContext, platform: PlatformResource) -> Iterator[dg.ObserveResult]:
-    """Version, weight, days, and the positions of partitions and files that the archive covers; from its log alone."""
+    """Version, weight, days, and the positions of partitions and files that the archive covers: all from its log."""
     with dagster_failures():
         archive = platform.archive()
         table = archive.table()
         weight = info(table)
-        days = list(Snapshot(archive, table).rows_by_day())
+        snapshot = Snapshot(archive, table)
+        days = list(snapshot.rows_by_day())
+        with archive.reading():
+            first = snapshot.rows(snapshot.recent(1)).head(5).collect()
         positions = {entry.app: entry.end for entry in archive.ledger()}
     context.log.info("archive version %d: %d rows in %d files", weight.version, weight.rows, weight.files)
     metadata: dict[str, dg.MetadataValue] = {
@@ -60,6 +78,7 @@ def archive_observation(context: dg.AssetExecutionContext, platform: PlatformRes
         "bytes": dg.MetadataValue.int(weight.bytes),
         "days": dg.MetadataValue.int(len(days)),
         "positions": dg.MetadataValue.json(positions),
+        "preview": preview_of(first),
     }
     if days:
         metadata["first_day"] = dg.MetadataValue.text(days[0].isoformat())

@@ -13,7 +13,7 @@ import polars as pl
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns, written
+from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, same_columns, written
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
@@ -44,6 +44,28 @@ ANOMALY_SCHEMA: Final = pl.Schema(
     }
 )
 
+#: Trained every night; two nights missed.
+_MODEL_FRESHNESS: Final = dg.FreshnessPolicy.time_window(
+    warn_window=dt.timedelta(hours=30), fail_window=dt.timedelta(hours=54)
+)
+#: Scored hourly, as soon as there is a model.
+_SCORES_FRESHNESS: Final = dg.FreshnessPolicy.time_window(
+    warn_window=dt.timedelta(hours=3), fail_window=dt.timedelta(hours=12)
+)
+
+_READINGS: Final = [(ARCHIVE, name) for name in READING_SCHEMA.names()]
+_MODEL_LINEAGE: Final = lineage(dict.fromkeys(("version", "rows", "threshold"), _READINGS))
+_ANOMALY_LINEAGE: Final = lineage(
+    {
+        **same_columns(READING_SCHEMA.names(), ARCHIVE),
+        "date": [(ARCHIVE, "timestamp")],
+        "score": [*_READINGS, (MODEL, "version")],
+        "threshold": [(MODEL, "threshold")],
+        "model_name": [(MODEL, "name")],
+        "model_version": [(MODEL, "version")],
+    }
+)
+
 #: Days a model learns from, at most, back from the newest: five weeks show a battery from new to dying.
 _TRAINING_DAYS: Final = 36
 #: Readings read for training, at most (about 0.5 GB while features are computed). 42 complete motes send as many in
@@ -67,8 +89,14 @@ def training_days(rows_by_day: Mapping[dt.date, int]) -> list[dt.date]:
     group_name="ml",
     kinds={"sklearn", "mlflow"},
     owners=OWNERS,
+    tags=labels("model", "marts"),
+    pool="marts",
+    freshness_policy=_MODEL_FRESHNESS,
     description="Isolation Forest trained on healthy readings, logged and registered in MLflow as the champion.",
-    metadata=columns(MODEL_SCHEMA, {"trained_at": "Unix ns, UTC", "rows": "rows the forest was fitted on"}),
+    metadata={
+        **columns(MODEL_SCHEMA, {"trained_at": "Unix ns, UTC", "rows": "rows the forest was fitted on"}),
+        **_MODEL_LINEAGE,
+    },
 )
 def anomaly_model(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     """Train, register, and say in the mart which version is in use."""
@@ -88,6 +116,7 @@ def anomaly_model(context: dg.AssetExecutionContext, platform: PlatformResource)
     return dg.MaterializeResult(
         metadata={
             **written(1, row, mart_version=version, archive_version=archive.version, time_column="trained_at"),
+            **_MODEL_LINEAGE,
             "model_version": model.version,
             "mlflow_run_id": model.run_id,
             "days": len(days),
@@ -109,8 +138,14 @@ def anomalies_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
         group_name="ml",
         kinds={"sklearn", "deltalake"},
         owners=OWNERS,
+        tags=labels("derived", "marts"),
+        pool="marts",
+        freshness_policy=_SCORES_FRESHNESS,
         description="Readings whose score reaches the champion model's threshold, with the model that flagged them.",
-        metadata=columns(ANOMALY_SCHEMA, {"timestamp": "Unix ns, UTC", "score": "higher is stranger"}),
+        metadata={
+            **columns(ANOMALY_SCHEMA, {"timestamp": "Unix ns, UTC", "score": "higher is stranger"}),
+            **_ANOMALY_LINEAGE,
+        },
     )
     def anomalies(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
         window = Window.of_keys(context.partition_key_range)
@@ -134,6 +169,7 @@ def anomalies_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 **written(found.height, found, mart_version=version, archive_version=archive.version),
+                **_ANOMALY_LINEAGE,
                 "readings_scored": scored,
                 "model_version": registered.version,
                 "threshold": registered.threshold,

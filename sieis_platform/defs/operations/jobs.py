@@ -18,21 +18,27 @@ from sieis_platform.defs.stream.assets import HOT_STORE
 _STORE_CHECKS: Final = dg.AssetSelection.checks_for_assets(ARCHIVE, HOT_STORE)
 _NO_ARCHIVE: Final = "there is no archive yet; run `sieis load FILE` or `sieis consume`"
 _REFRESHED: Final = dg.AssetSelection.assets(*MARTS.values(), ANOMALIES)
+#: Longest run in seconds before it is ended; an observation takes one, a year of days about twenty minutes.
+_SHORT: Final = {"dagster/max_runtime": "600"}
+_LONG: Final = {"dagster/max_runtime": "14400"}
 
 observe_archive = dg.define_asset_job(
     "observe_archive",
     selection=dg.AssetSelection.assets(ARCHIVE) - _STORE_CHECKS,
     description="Look at the archive: version, rows, days, positions.",
+    tags=_SHORT,
 )
 refresh = dg.define_asset_job(
     "refresh",
     selection=_REFRESHED | _STORE_CHECKS,
     description="Aggregate, check and score days with the model in use.",
+    tags=_LONG,
 )
 refresh_and_train = dg.define_asset_job(
     "refresh_and_train",
     selection=_REFRESHED | dg.AssetSelection.assets(MODEL) | _STORE_CHECKS,
     description="Train a new model, then aggregate, check and score days with it.",
+    tags=_LONG,
 )
 JOBS: Final = [observe_archive, refresh, refresh_and_train]
 

@@ -9,7 +9,7 @@ import polars as pl
 from sieis_platform.analysis.quality.verdict import RESULTS_SCHEMA
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns
+from sieis_platform.defs.metadata import OWNERS, columns, labels
 from sieis_platform.defs.quality.results import RESULTS
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_STORE
@@ -26,6 +26,7 @@ quality_results = dg.AssetSpec(
     group_name="quality",
     kinds={"deltalake", "great_expectations"},
     owners=OWNERS,
+    tags=labels("derived", "marts"),
     metadata=columns(RESULTS_SCHEMA, {"judged_at": "Unix ns, UTC", "results": "Great Expectations' own, JSON"}),
 )
 
@@ -35,6 +36,7 @@ quality_results = dg.AssetSpec(
     group_name="quality",
     kinds={"great_expectations", "html"},
     owners=OWNERS,
+    tags=labels("derived", "folder"),
     description="Great Expectations' Data Docs: the suites and the newest results of each, as pages that stand alone.",
 )
 def data_docs(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
@@ -71,6 +73,7 @@ def _recent(marts: Marts) -> pl.DataFrame:
 
 build_data_docs = dg.define_asset_job(
     "build_data_docs",
+    tags={"dagster/max_runtime": "1800"},
     selection=dg.AssetSelection.assets("data_docs"),
     description="Make the site of the checks' results anew.",
 )

@@ -3,19 +3,22 @@
 Belongs here: which readings are read and where the aggregates go. Not here: the arithmetic (analysis/aggregates.py).
 """
 
+import datetime as dt
 from typing import Final
 
 import dagster as dg
 import polars as pl
 
-from sieis_platform.analysis.aggregates import aggregate, with_date
+from sieis_platform.analysis.aggregates import BUILDING, aggregate, with_date
+from sieis_platform.defs import plot
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns, written
+from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, written
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.resources import PlatformResource
-from sieis_platform.stores.hot import AGGREGATE_SCHEMA, Period
+from sieis_platform.reading import FIELDS
+from sieis_platform.stores.hot import AGGREGATE_SCHEMA, SHORT_NAMES, STATISTICS, Period
 
 MARTS: Final[dict[Period, str]] = {"hourly": "hourly_aggregates", "daily": "daily_aggregates"}
 
@@ -32,6 +35,24 @@ _COLUMNS: Final = {
 }
 
 
+#: Two hourly runs missed; half a day without any.
+_FRESHNESS: Final = dg.FreshnessPolicy.time_window(
+    warn_window=dt.timedelta(hours=3), fail_window=dt.timedelta(hours=12)
+)
+
+_LINEAGE: Final = lineage(
+    {
+        "mote_id": [(ARCHIVE, "mote_id")],
+        "period_start": [(ARCHIVE, "timestamp")],
+        "date": [(ARCHIVE, "timestamp")],
+        **{f"{SHORT_NAMES[field]}_{statistic}": [(ARCHIVE, field)] for field in FIELDS for statistic in STATISTICS},
+        "record_count": [(ARCHIVE, "mote_id"), (ARCHIVE, "timestamp")],
+        "null_count": [(ARCHIVE, field) for field in FIELDS],
+        "out_of_range_count": [(ARCHIVE, field) for field in FIELDS],
+    }
+)
+
+
 def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     """The asset of one period's aggregates: a run over any range of days replaces exactly those days."""
 
@@ -43,11 +64,14 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
         group_name="rollups",
         kinds={"polars", "deltalake"},
         owners=OWNERS,
+        tags=labels("derived", "marts"),
+        pool="marts",
+        freshness_policy=_FRESHNESS,
         description=(
             f"{period.capitalize()} average, minimum, maximum, sample deviation and median of every quantity, per mote "
             "and for the whole building. Impossible values are counted, not averaged."
         ),
-        metadata=columns(pl.Schema({**AGGREGATE_SCHEMA, "date": pl.String()}), _COLUMNS),
+        metadata={**columns(pl.Schema({**AGGREGATE_SCHEMA, "date": pl.String()}), _COLUMNS), **_LINEAGE},
     )
     def rollup(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
         window = Window.of_keys(context.partition_key_range)
@@ -60,13 +84,28 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
                 hot.write_aggregates(period, aggregates.select(AGGREGATE_SCHEMA.names()))
         context.log.info("%d rows for %s to %s", aggregates.height, window.first, window.last)
         return dg.MaterializeResult(
-            metadata=written(
-                aggregates.height,
-                aggregates,
-                mart_version=version,
-                archive_version=archive.version,
-                time_column="period_start",
-            )
+            metadata={
+                **written(
+                    aggregates.height,
+                    aggregates,
+                    mart_version=version,
+                    archive_version=archive.version,
+                    time_column="period_start",
+                    plot=_plot(aggregates),
+                ),
+                **_LINEAGE,
+            }
         )
 
     return rollup
+
+
+def _plot(aggregates: pl.DataFrame) -> str | None:
+    """The building's mean temperature and its readings over the periods; None for fewer than two of them."""
+    building = aggregates.filter(pl.col("mote_id") == BUILDING).sort("period_start")
+    return plot.lines(
+        {
+            "mean temperature, °C": building["temp_avg"].to_list(),
+            "readings": building["record_count"].cast(pl.Float64).to_list(),
+        }
+    )

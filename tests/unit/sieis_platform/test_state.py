@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from sieis_platform.settings import Settings
 from sieis_platform.state import SimulatorPosition, State, StateError, StateUnavailableError
+from tests.databases import in_new_database
 from tools.services.group import Services
 from tools.services.instance import Instance
 from tools.services.servers.postgres import query
@@ -20,15 +21,6 @@ from tools.services.servers.postgres import query
 def postgres() -> Iterator[Instance]:
     with Services.start(["postgres"]) as services:
         yield services["postgres"]
-
-
-def in_new_database(postgres: Instance, data_dir: Path) -> Settings:
-    """Settings of a database that no other test has touched."""
-    name = f"test_{secrets.token_hex(6)}"
-    query(postgres.place, f"create database {name}")
-    url = sa.make_url(postgres.settings["SIEIS_STATE_URL"]).set(database=name)
-    address = SecretStr(url.render_as_string(hide_password=False))
-    return Settings(data_dir=data_dir / "new" / "var", state_url=address, _env_file=None)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])

@@ -1,0 +1,175 @@
+"""Alerts for failed runs and failed checks, and their delivery.
+
+Belongs here: what of Dagster becomes an alert. Not here: cooldown and delivery (sieis_platform.alerts).
+"""
+
+from typing import Final
+
+import dagster as dg
+import msgspec
+import polars as pl
+from dagster._core.storage.asset_check_execution_record import (  # no public way tells of a check's past evaluations
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
+
+from sieis_platform.alerts import AlertDeliveryError
+from sieis_platform.defs.metadata import OWNERS, columns, labels, preview_of
+from sieis_platform.defs.operations.keys import ALERTS
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.state import NewAlert, StoredAlert
+
+_LOOK_SECONDS: Final = 30
+_FAILURES_READ: Final = 20  # failed evaluations of one check between two looks; more are one alert anyway
+_REASON_CHARACTERS: Final = 1_000
+_RECENT: Final = 5
+_WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster when a run has failed
+
+_SCHEMA: Final = pl.Schema(
+    {
+        "raised_at": pl.String(),
+        "level": pl.String(),
+        "subject": pl.String(),
+        "title": pl.String(),
+        "repeats": pl.Int64(),
+        "status": pl.String(),
+    }
+)
+
+
+@dg.run_failure_sensor(
+    name="failed_run",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=_LOOK_SECONDS,
+    description="An alert for every failed run that is not started again, with the error of each failed step.",
+)
+def failed_run(context: dg.RunFailureSensorContext, platform: PlatformResource) -> None:
+    """Keep the alert; `alert_delivery` sends it."""
+    run = context.dagster_run
+    if run.tags.get(_WILL_RETRY) == "true":
+        return  # its process died, and it is started again (dagster.yaml): how that one ends is what counts
+    reasons = [f"step {event.step_key}: {_reason(event)}" for event in context.get_step_failure_events()]
+    if not reasons:
+        reasons = [context.failure_event.message or "the run failed before any step"]
+    alert = NewAlert(
+        subject=f"run/{run.job_name}",
+        title=f"{run.job_name} failed",
+        text="\n".join([*reasons, f"run {run.run_id}; the runbook tells what to do"]),
+        level="failure",
+    )
+    with platform.alerts() as alerts:
+        alerts.raise_alert(alert)
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description[:_REASON_CHARACTERS]
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip()[:_REASON_CHARACTERS] if error else "failed"
+
+
+@dg.sensor(
+    name="failed_check",
+    minimum_interval_seconds=_LOOK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="An alert for every failed check: a warning about the building, or a failure of the platform.",
+)
+def failed_check(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
+    """Look at evaluations since the last look; those before the first look are not news."""
+    assert context.repository_def is not None  # noqa: S101 - Dagster gives it to a sensor that runs
+    keys = list(context.repository_def.asset_graph.asset_check_keys)
+    storage = context.instance.event_log_storage
+    newest = storage.get_latest_asset_check_execution_by_key(keys)
+    seen = {key.to_user_string(): record.id for key, record in newest.items()}
+    text = msgspec.json.encode(seen).decode()
+    if not context.cursor:
+        return dg.SensorResult(skip_reason="from now on failed checks are alerted", cursor=text)
+    before = msgspec.json.decode(context.cursor, type=dict[str, int])
+    kept = 0
+    with platform.alerts() as alerts:
+        for key, record in newest.items():
+            last = before.get(key.to_user_string(), 0)
+            if record.id > last:
+                failed = storage.get_asset_check_execution_history(
+                    key, limit=_FAILURES_READ, status={AssetCheckExecutionRecordStatus.FAILED}
+                )
+                kept += sum(alerts.raise_alert(_of(one)) for one in reversed(failed) if one.id > last)
+    return dg.SensorResult(skip_reason=f"{kept} failed check(s) alerted", cursor=text)
+
+
+def _of(record: AssetCheckExecutionRecord) -> NewAlert:
+    name = f"{record.key.asset_key.to_user_string()}: {record.key.name}"
+    event = record.event.dagster_event if record.event else None
+    check = event.asset_check_evaluation_data if event else None
+    failure = check is None or check.severity is dg.AssetCheckSeverity.ERROR
+    return NewAlert(
+        subject=f"check/{name}",
+        title=f"Check failed: {name}",
+        text=f"{check.description if check and check.description else 'no description'}\nrun {record.run_id}",
+        level="failure" if failure else "warning",
+    )
+
+
+@dg.sensor(
+    name="alert_delivery",
+    minimum_interval_seconds=_LOOK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sends the alerts that wait (SIEIS_ALERT_URLS) and tells of them; fails where a service takes none.",
+)
+def alert_delivery(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
+    """Deliver, then tell the counts if they have changed.
+
+    Raises: AlertDeliveryError: the tick is then red, and the next one tells the failures that were counted.
+    """
+    with platform.state() as state, platform.alerts() as alerts:
+        outcome = alerts.deliver()
+        if outcome.failures:
+            raise AlertDeliveryError(
+                f"{len(outcome.failures)} alert(s) not delivered, they are tried again: {'; '.join(outcome.failures)}"
+            )
+        counts, recent, deliverable = state.alert_counts(), state.recent_alerts(_RECENT), alerts.deliverable
+    cursor = msgspec.json.encode(counts).decode()
+    if cursor == context.cursor or not counts.kept:
+        quiet = "no new alerts" if deliverable else "alerts are only kept: SIEIS_ALERT_URLS is not set"
+        return dg.SkipReason(quiet)
+    rows = pl.DataFrame([_row(one) for one in recent], schema=_SCHEMA, orient="row")
+    told = dg.AssetObservation(
+        ALERTS,
+        metadata={
+            "dagster/row_count": counts.kept,
+            "waiting": counts.waiting,
+            "held_back": counts.repeats,
+            "failed_deliveries": counts.failures,
+            "last": recent[0].raised_at.isoformat(),
+            "preview": preview_of(rows),
+        },
+    )
+    return dg.SensorResult(asset_events=[told], cursor=cursor)
+
+
+def _row(stored: StoredAlert) -> tuple[str, str, str, str, int, str]:
+    alert = stored.alert
+    status = "waiting" if stored.waiting else "delivered" if stored.delivered_to else "kept"
+    return f"{stored.raised_at:%Y-%m-%d %H:%M:%S}", alert.level, alert.subject, alert.title, stored.repeats, status
+
+
+def definitions() -> dg.Definitions:
+    """The alerts and the sensors that raise and send them."""
+    return dg.Definitions(
+        assets=[
+            dg.AssetSpec(
+                ALERTS,
+                description="What someone should know of: failed runs and checks, dead letters, a consumer that is "
+                "down. Kept in the operational state, sent through Apprise.",
+                group_name="operations",
+                kinds={"apprise", "sql"},
+                owners=OWNERS,
+                tags=labels("operations", "state"),
+                metadata=columns(_SCHEMA),
+            )
+        ],
+        sensors=[failed_run, failed_check, alert_delivery],
+    )

@@ -1,0 +1,82 @@
+"""The job that fills the hot store again from the archive, after it was lost or moved.
+
+Belongs here: its configuration and what it tells. Not here: the rebuild (sieis_platform.rebuild).
+"""
+
+import datetime as dt
+
+import dagster as dg
+from pydantic import Field
+
+from sieis_platform.defs.failures import dagster_failures
+from sieis_platform.defs.partitions import today
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.stream.assets import HOT_LINEAGE, HOT_STORE
+from sieis_platform.rebuild import rebuild_hot
+from sieis_platform.settings import Settings
+
+
+class RebuildConfig(dg.Config):
+    """Which days to write again."""
+
+    first_day: str = Field("", description="First day, YYYY-MM-DD; empty: as far back as the hot store keeps.")
+    last_day: str = Field("", description="Last day, YYYY-MM-DD; empty: today.")
+
+
+def window(settings: Settings, config: RebuildConfig) -> tuple[dt.date, dt.date]:
+    """First and last day of `config`. Raises: dg.Failure where they are no days, or none between them."""
+    try:
+        first = dt.date.fromisoformat(
+            config.first_day or (today() - dt.timedelta(settings.hot_retention_days)).isoformat()
+        )
+        last = dt.date.fromisoformat(config.last_day or today().isoformat())
+    except ValueError as error:
+        raise dg.Failure(f"first_day and last_day are days like 2026-02-19: {error}", allow_retries=False) from error
+    if last < first:
+        raise dg.Failure(f"there is no day between {first} and {last}", allow_retries=False)
+    return first, last
+
+
+@dg.op(pool="hot", description="Write the archive's readings and the marts' aggregates of some days to the hot store.")
+def rebuild_hot_store_op(context: dg.OpExecutionContext, platform: PlatformResource, config: RebuildConfig) -> None:
+    """Nothing is removed; the same keys overwrite."""
+    first, last = window(platform.settings(), config)
+    with dagster_failures(), platform.hot() as hot:
+        summary = rebuild_hot(
+            hot,
+            platform.archive(),
+            platform.marts(),
+            first,
+            last,
+            on_day=lambda day, rows: context.log.info("%s: %d readings", day, rows),
+        )
+        rows = hot.count_readings()
+    context.log_event(
+        dg.AssetMaterialization(
+            HOT_STORE,
+            metadata={
+                "dagster/row_count": rows,
+                "first_day": first.isoformat(),
+                "last_day": last.isoformat(),
+                "readings_written": summary.readings_written,
+                "beyond_retention": summary.beyond_retention,
+                "refused": summary.refused,
+                "aggregates_written": summary.aggregates_written,
+                **HOT_LINEAGE,
+            },
+        )
+    )
+
+
+@dg.job(
+    description="Fill the hot store from archive and marts: the days it keeps, or those named. Again changes nothing.",
+    tags={"dagster/max_runtime": "21600"},
+)
+def rebuild_hot_store() -> None:
+    """The one step."""
+    rebuild_hot_store_op()
+
+
+def definitions() -> dg.Definitions:
+    """The job."""
+    return dg.Definitions(jobs=[rebuild_hot_store])

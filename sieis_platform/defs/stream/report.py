@@ -1,0 +1,177 @@
+"""Keeps the external assets current by what the consumer reports of itself: offsets, lag, time of the last reading.
+
+Belongs here: when an asset is told anew, and what is told. Not here: asking the consumer (sieis_streaming.reported).
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import dagster as dg
+import msgspec
+
+from sieis_platform.defs.archive.assets import ARCHIVE
+from sieis_platform.defs.archive.assets import LINEAGE as ARCHIVE_LINEAGE
+from sieis_platform.defs.metadata import moment, preview_of
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.stream.assets import HOT_LINEAGE, HOT_STORE, TOPIC
+from sieis_platform.errors import SieisError
+from sieis_platform.state import NewAlert
+from sieis_platform.stores.delta import info
+from sieis_streaming.reported import ConsumerDownError, NotConsumerMetricsError, Reported, SinkReport, read_reported
+
+_LOOK_SECONDS: Final = 30
+#: An asset that changes all the time is told this often: freshness is judged in quarters of an hour, and every event is
+#: kept by Dagster for good.
+_TELL_SECONDS: Final = 300
+#: A consumer that is restarted or redeployed is back within this time.
+_DOWN_SECONDS: Final = 300
+
+
+class _Told(msgspec.Struct):
+    """What was last told of an asset, and when (Unix seconds)."""
+
+    at: float
+    state: str
+
+
+class _Cursor(msgspec.Struct):
+    told: dict[str, _Told] = {}
+    down_since: float | None = None
+    lost: int = 0
+
+
+@dg.sensor(
+    name="consumer_report",
+    minimum_interval_seconds=_LOOK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells of the topic and both stores what the consumer reports; alerts when it is down or lost records.",
+)
+def consumer_report(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
+    """Read the metrics; tell each asset whose state has changed, at most every _TELL_SECONDS."""
+    cursor = msgspec.json.decode(context.cursor, type=_Cursor) if context.cursor else _Cursor()
+    now = time.time()
+    try:
+        reported = read_reported(platform.settings().consumer_metrics)
+    except (ConsumerDownError, NotConsumerMetricsError) as error:
+        return _silent(cursor, now, error, platform)
+    cursor.down_since = None
+    _alert_of_losses(cursor, reported, platform)
+    events = []
+    for key, state, describe in _assets(reported):
+        told = cursor.told.get(key.to_user_string())
+        if told is not None and (told.state == state or now - told.at < _TELL_SECONDS):
+            continue
+        events.append(dg.AssetMaterialization(key, metadata=describe(platform)))
+        cursor.told[key.to_user_string()] = _Told(now, state)
+    text = msgspec.json.encode(cursor).decode()
+    if not events:
+        return dg.SensorResult(skip_reason="nothing has changed, or was told within 5 minutes", cursor=text)
+    return dg.SensorResult(asset_events=events, cursor=text)
+
+
+def _silent(cursor: _Cursor, now: float, error: SieisError, platform: PlatformResource) -> dg.SensorResult:
+    """The skip reason; an alert where a consumer that has been there is gone for good."""
+    if cursor.down_since is None:
+        cursor.down_since = now
+    elif cursor.told and now - cursor.down_since >= _DOWN_SECONDS:
+        alert = NewAlert(
+            "consumer/down", "The consumer is down", f"{error}\nSilent since {moment(cursor.down_since)}.", "failure"
+        )
+        with platform.alerts() as alerts:
+            alerts.raise_alert(alert)
+    return dg.SensorResult(skip_reason=str(error), cursor=msgspec.json.encode(cursor).decode())
+
+
+def _alert_of_losses(cursor: _Cursor, reported: Reported, platform: PlatformResource) -> None:
+    lost = sum(sink.lost for sink in reported.sinks.values())
+    if lost > cursor.lost:
+        alert = NewAlert(
+            "consumer/lost",
+            f"{lost - cursor.lost:,} records were lost",
+            "The broker deleted them before they were read. `sieis verify` shows the gap; if the source still has the "
+            "readings, load them as a file.",
+            "failure",
+        )
+        with platform.alerts() as alerts:
+            alerts.raise_alert(alert)
+    cursor.lost = lost  # a restarted consumer counts from 0 again
+
+
+def _assets(reported: Reported) -> Iterator[tuple[dg.AssetKey, str, Any]]:
+    """Each asset the report is about, what its state is, and how to describe it."""
+    sinks = reported.sinks
+    ends: dict[int, int] = {}
+    for sink in sinks.values():
+        ends |= {part: max(end, ends.get(part, 0)) for part, end in sink.ends.items()}
+    events = [sink.last_event_seconds for sink in sinks.values() if sink.last_event_seconds]
+    if ends:
+        newest = max(events, default=None)
+        yield TOPIC, str(sorted(ends.items())), lambda _: _topic(ends, sinks, newest)
+    if (hot := sinks.get("hot")) is not None and hot.stored:
+        yield HOT_STORE, _state(hot), lambda platform: {**_offsets(hot), **HOT_LINEAGE, **_hot(platform)}
+    if (archive := sinks.get("archive")) is not None and archive.stored:
+        yield ARCHIVE, _state(archive), lambda platform: {**_offsets(archive), **ARCHIVE_LINEAGE, **_archive(platform)}
+
+
+def _state(sink: SinkReport) -> str:
+    return str((sorted(sink.stored.items()), sink.last_event_seconds))
+
+
+def _topic(ends: Mapping[int, int], sinks: Mapping[str, SinkReport], newest: float | None) -> dict[str, Any]:
+    return {
+        "dagster/row_count": sum(ends.values()),
+        "end_offsets": dg.MetadataValue.json(_text_keys(ends)),
+        "last": moment(newest),
+        **{f"lag_{name}": sum(sink.lag.values()) for name, sink in sinks.items()},
+    }
+
+
+def _offsets(sink: SinkReport) -> dict[str, Any]:
+    return {
+        "stored_offsets": dg.MetadataValue.json(_text_keys(sink.stored)),
+        "lag": sum(sink.lag.values()),
+        "last": moment(sink.last_event_seconds),
+        "written_since_start": sink.records_written,
+        "duplicates_since_start": sink.duplicates,
+        "errors_since_start": sink.errors,
+    }
+
+
+def _hot(platform: PlatformResource) -> dict[str, Any]:
+    """Rows, first moment and the live values; where the store does not answer, that: the rest is told all the same."""
+    try:
+        with platform.hot() as hot:
+            latest = hot.latest()
+            first = hot.readings(0, time.time_ns(), limit=1)
+            return {
+                "dagster/row_count": hot.count_readings(),
+                "first": moment(first["timestamp"][0] / 1e9) if first.height else "never",
+                "motes": latest.height,
+                "preview": preview_of(latest),
+            }
+    except SieisError as error:
+        return {"unavailable": str(error)}
+
+
+def _archive(platform: PlatformResource) -> dict[str, Any]:
+    """Version and weight, from the log."""
+    try:
+        weight = info(platform.archive().table())
+    except SieisError as error:
+        return {"unavailable": str(error)}
+    return {
+        "version": weight.version,
+        "dagster/row_count": weight.rows,
+        "files": weight.files,
+        "bytes": weight.bytes,
+    }
+
+
+def _text_keys(offsets: Mapping[int, int]) -> dict[str, int]:
+    return {str(partition): offset for partition, offset in sorted(offsets.items())}
+
+
+def definitions() -> dg.Definitions:
+    """The sensor."""
+    return dg.Definitions(sensors=[consumer_report])

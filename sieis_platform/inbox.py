@@ -1,0 +1,137 @@
+"""The inbox: a folder whose files are loaded and moved to done/, or to failed/ with the reason beside them.
+
+Belongs here: which files are ready, what becomes of them. Not here: the load (history.py), nor when it runs.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.history import HistoricalLoad, LoadSummary
+from sieis_platform.settings import Settings
+from sieis_platform.sources.stream import (
+    SourceChangedError,
+    SourceError,
+    SourceNotFoundError,
+    SourcePermissionError,
+)
+from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.hot import HotStore
+
+DONE: Final = "done"
+FAILED: Final = "failed"
+#: What browsers, rsync and scp-like tools call a file that they are still writing.
+_UNFINISHED: Final = (".part", ".partial", ".tmp", ".filepart", ".crdownload", ".swp", "~")
+
+
+class InboxUnreadableError(FatalError):
+    """The inbox, or its done/ or failed/, cannot be read or written."""
+
+
+class InboxFileMissingError(FatalError):
+    """The inbox has no file of this name (any more)."""
+
+
+class InboxFileChangedError(RetriableError):
+    """A file was written to while it was being loaded; it stays in the inbox and is loaded again."""
+
+
+class Version(NamedTuple):
+    """What tells that a file is still the same: its size in bytes and its modification time."""
+
+    size: int
+    modified_ns: int
+
+    def __str__(self) -> str:
+        return f"{self.size}-{self.modified_ns}"
+
+
+class InboxOutcome(NamedTuple):
+    """Where a file went, what was loaded of it, or why it was not."""
+
+    moved_to: Path
+    summary: LoadSummary | None
+    reason: str
+
+
+def waiting_files(folder: Path) -> dict[str, Version]:
+    """The files in `folder` by name, as they are now; those that say by their name that they are unfinished are not.
+
+    Links are not followed: whoever may write here need not be allowed to read what they point to. No folder, no files.
+    Raises: InboxUnreadableError.
+    """
+    try:
+        found = {}
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            ready = not path.name.startswith(".") and not path.name.lower().endswith(_UNFINISHED)
+            if ready and not path.is_symlink() and path.is_file():
+                found[path.name] = _version(path)
+    except FileNotFoundError:  # taken away in between: the next look sees what is left
+        return {}
+    except OSError as error:
+        raise InboxUnreadableError(f"the inbox {folder} cannot be read ({error.strerror}); check its rights") from error
+    return found
+
+
+def settled(now: Mapping[str, Version], before: Mapping[str, Version]) -> dict[str, Version]:
+    """Those of `now` that are as they were at the look before: nobody is writing them."""
+    return {name: version for name, version in now.items() if before.get(name) == version}
+
+
+def load_waiting(settings: Settings, hot: HotStore, archive: Archive, name: str) -> InboxOutcome:
+    """Load the file `name` of the inbox and move it to done/, or to failed/ where it is no file of readings.
+
+    Killed half-way, the file is still there, and loading it again goes on behind the last commit. A store that fails
+    is not the file's fault: the error is raised and the file stays.
+
+    Raises: InboxFileMissingError, InboxFileChangedError, InboxUnreadableError; as HistoricalLoad.load.
+    """
+    folder = settings.inbox_location
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise InboxFileMissingError(f"{name!r} is no name of a file in {folder}")
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        raise InboxFileMissingError(f"{folder} has no file {name}; it was loaded or taken away")
+    before = _version(path)
+    try:
+        summary = HistoricalLoad(settings, hot, archive).load(path)
+    except (SourceChangedError, SourceNotFoundError) as error:
+        raise InboxFileChangedError(f"{path} was written to or moved while it was loaded ({error})") from error
+    except SourcePermissionError:
+        raise
+    except SourceError as error:
+        reason = str(error)
+        moved = _move(path, folder / FAILED)
+        _write(moved.with_name(f"{moved.name}.reason.txt"), reason)
+        return InboxOutcome(moved, None, reason)
+    if _version(path) != before:
+        raise InboxFileChangedError(f"{path} was written to while it was loaded; it stays and is loaded again")
+    return InboxOutcome(_move(path, folder / DONE), summary, "")
+
+
+def _version(path: Path) -> Version:
+    status = path.stat()
+    return Version(status.st_size, status.st_mtime_ns)
+
+
+def _move(path: Path, folder: Path) -> Path:
+    """Into `folder`, under another name where that one is taken: nothing that was loaded is overwritten."""
+    target = folder / path.name
+    try:
+        folder.mkdir(exist_ok=True)
+        if target.exists():
+            target = folder / f"{path.stem}.{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S%f}{path.suffix}"
+        return path.rename(target)
+    except OSError as error:
+        raise InboxUnreadableError(
+            f"{path} cannot be moved to {folder} ({error.strerror}); check its rights"
+        ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise InboxUnreadableError(f"{path} cannot be written ({error.strerror}); check its rights") from error

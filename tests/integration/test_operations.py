@@ -1,0 +1,320 @@
+"""Operations in Dagster on real instances: alerts, the inbox, rebuilding, runs that grow old, automation."""
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from dagster._core.test_utils import freeze_time
+from pydantic import SecretStr
+
+from sieis_platform.alerts import AlertDeliveryError
+from sieis_platform.defs.assembly import build_definitions
+from sieis_platform.defs.operations.alerting import alert_delivery, failed_check, failed_run
+from sieis_platform.defs.operations.inbox import inbox, load_inbox
+from sieis_platform.defs.operations.rebuild import rebuild_hot_store
+from sieis_platform.defs.operations.run_history import delete_old_runs
+from sieis_platform.defs.partitions import Window, today
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.settings import Settings
+from sieis_platform.state import State, StoredAlert
+from sieis_platform.stores.open import open_archive, open_hot, open_marts
+from sieis_platform.timeline import TimelineFile
+from tests.receiver import Receiver
+
+pytestmark = pytest.mark.timeout(300)
+
+CHECKED = dg.AssetKey("archive")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    one = Receiver()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """An installation with its own inbox. History keeps its dates, so that nothing depends on the day of the test."""
+    inbox_dir = tmp_path / "inbox"
+    inbox_dir.mkdir()
+    return Settings(data_dir=tmp_path / "var", inbox_dir=inbox_dir, timeline_mode="none", hot_retention_days=36_500)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def tick(
+    sensor: dg.SensorDefinition,
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    cursor: str | None,
+    platform: PlatformResource | None = None,
+) -> "dg._core.definitions.sensor_definition.SensorExecutionData":  # pyright: ignore[reportAttributeAccessIssue]
+    """One evaluation as the daemon makes it, asset events reported."""
+    context = dg.build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        repository_def=build_definitions(settings).get_repository_def(),
+        resources={"platform": platform or PlatformResource.of(settings)},
+    )
+    data = sensor.evaluate_tick(context)
+    for event in data.asset_events:
+        instance.report_runless_asset_event(event)
+    return data
+
+
+def kept(settings: Settings) -> list[StoredAlert]:
+    with State.open(settings) as state:
+        return state.recent_alerts(100)
+
+
+# -- alerts --------------------------------------------------------------------------------------------------------
+
+
+def failed(
+    settings: Settings, instance: dg.DagsterInstance, tags: dict[str, str] | None = None
+) -> dg.ExecuteInProcessResult:
+    """A run that fails because there is no archive, told to the sensor."""
+    job = build_definitions(settings).resolve_job_def("observe_archive")
+    result = job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
+    failure = next(event for event in result.all_events if event.event_type_value == "PIPELINE_FAILURE")
+    context = dg.build_run_status_sensor_context(
+        sensor_name=failed_run.name,
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+        dagster_event=failure,
+        resources={"platform": PlatformResource.of(settings)},
+    ).for_run_failure()
+    failed_run(context)
+    return result
+
+
+def test_a_failed_run_is_an_alert_with_its_reason(settings: Settings, instance: dg.DagsterInstance) -> None:
+    first = failed(settings, instance)
+    failed(settings, instance)
+    (stored,) = kept(settings)
+    assert (stored.alert.subject, stored.alert.level, stored.repeats) == ("run/observe_archive", "failure", 1)
+    assert "sieis load" in stored.alert.text
+    assert first.run_id in stored.alert.text
+
+
+def test_a_run_that_is_started_again_is_no_alert_yet(settings: Settings, instance: dg.DagsterInstance) -> None:
+    failed(settings, instance, {"dagster/will_retry": "true"})
+    assert kept(settings) == []
+
+
+def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=CHECKED, check_name=name, passed=passed, severity=severity, description=f"{name} said no"
+    )
+
+
+def test_failed_checks_since_the_last_look_are_alerts(settings: Settings, instance: dg.DagsterInstance) -> None:
+    error, warning = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    instance.report_runless_asset_event(evaluation("schema", False, error))
+    cursor = tick(failed_check, settings, instance, None).cursor
+    assert kept(settings) == []  # what failed before anyone looked is not news
+    instance.report_runless_asset_event(evaluation("positions_unique", False, error))
+    instance.report_runless_asset_event(evaluation("positions_unique", True, error))  # it recovered meanwhile
+    instance.report_runless_asset_event(evaluation("ranges", False, warning))
+    instance.report_runless_asset_event(evaluation("nulls", True, warning))
+    cursor = tick(failed_check, settings, instance, cursor).cursor
+    found = {(stored.alert.subject, stored.alert.level) for stored in kept(settings)}
+    assert found == {("check/archive: positions_unique", "failure"), ("check/archive: ranges", "warning")}
+    tick(failed_check, settings, instance, cursor)
+    assert [stored.repeats for stored in kept(settings)] == [0, 0]
+
+
+def test_alerts_are_delivered_and_told(settings: Settings, instance: dg.DagsterInstance, receiver: Receiver) -> None:
+    heard = settings.model_copy(update={"alert_urls": SecretStr(receiver.url)})
+
+    class Heard(PlatformResource):
+        def settings(self) -> Settings:
+            return heard
+
+    platform = Heard.of(settings)
+    cursor = tick(failed_check, settings, instance, None, platform).cursor
+    instance.report_runless_asset_event(evaluation("schema", False, dg.AssetCheckSeverity.ERROR))
+    tick(failed_check, settings, instance, cursor, platform)
+    receiver.status = 500
+    with pytest.raises(AlertDeliveryError, match="Check failed: archive: schema: JSON"):
+        tick(alert_delivery, settings, instance, None, platform)
+    with State.open(settings) as state:  # the wait before the next attempt passes
+        (stored,) = state.due_alerts() or state.recent_alerts(1)
+        state.save_attempt(stored.id, delivered_to=stored.delivered_to, error=stored.last_error, retry_seconds=0)
+    receiver.status = 200
+    data = tick(alert_delivery, settings, instance, None, platform)
+    assert [message["title"] for message in receiver.received] == ["Check failed: archive: schema"]
+    observed = instance.fetch_observations(dg.AssetKey("alerts"), limit=1).records[0].asset_observation
+    assert observed is not None
+    assert observed.metadata["waiting"].value == 0
+    assert int(str(observed.metadata["failed_deliveries"].value)) >= 1
+    assert "no new alerts" in (tick(alert_delivery, settings, instance, data.cursor, platform).skip_message or "")
+
+
+# -- the inbox -----------------------------------------------------------------------------------------------------
+
+LINE = "2004-02-28 00:{minute:02}:30.5 {minute} 1 20.5 40.1 100.0 2.6\n"
+
+
+def put(settings: Settings, name: str, text: str | None = None) -> Path:
+    path = settings.inbox_location / name
+    path.write_text(text or "".join(LINE.format(minute=minute) for minute in range(20)))
+    return path
+
+
+def run_requested(
+    settings: Settings, instance: dg.DagsterInstance, request: dg.RunRequest
+) -> dg.ExecuteInProcessResult:
+    job = build_definitions(settings).resolve_job_def(load_inbox.name)
+    return job.execute_in_process(
+        instance=instance, run_config=request.run_config, tags=dict(request.tags), raise_on_error=False
+    )
+
+
+def test_a_file_is_loaded_once_it_has_settled(settings: Settings, instance: dg.DagsterInstance) -> None:
+    path = put(settings, "readings.txt")
+    put(settings, "more.txt.part")
+    first = tick(inbox, settings, instance, None)
+    assert first.run_requests == []  # it may still be written
+    with path.open("a") as file:
+        file.write(LINE.format(minute=30))
+    second = tick(inbox, settings, instance, first.cursor)
+    assert second.run_requests == []
+    third = tick(inbox, settings, instance, second.cursor)
+    (request,) = third.run_requests or []
+    assert run_requested(settings, instance, request).success
+    assert open_archive(settings).scan_all().collect().height == 21
+    assert (settings.inbox_location / "done" / "readings.txt").exists()
+    made = instance.get_latest_materialization_event(CHECKED)
+    assert made is not None
+    assert made.asset_materialization is not None
+    assert made.asset_materialization.metadata["rows_loaded"].value == 21
+    assert tick(inbox, settings, instance, third.cursor).run_requests == []
+
+
+def test_what_is_no_file_of_readings_fails_once_and_says_why(settings: Settings, instance: dg.DagsterInstance) -> None:
+    put(settings, "letter.txt", "Dear Sir or Madam\n")
+    cursor = tick(inbox, settings, instance, None).cursor
+    data = tick(inbox, settings, instance, cursor)
+    (request,) = data.run_requests or []
+    assert not run_requested(settings, instance, request).success
+    failed = settings.inbox_location / "failed"
+    assert "holds no reading" in (failed / "letter.txt.reason.txt").read_text()
+    assert tick(inbox, settings, instance, data.cursor).run_requests == []
+
+
+def test_a_file_that_cannot_be_loaded_now_is_tried_three_times(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    put(settings, "readings.txt")
+    settings.data_dir.mkdir(parents=True)
+    (settings.data_dir / "archive").write_text("in the way")  # the store's fault, not the file's
+    cursor = tick(inbox, settings, instance, None).cursor
+    attempts = 0
+    while requests := tick(inbox, settings, instance, cursor).run_requests:
+        assert not run_requested(settings, instance, requests[0]).success
+        attempts += 1
+        assert attempts <= 3
+    assert attempts == 3
+    assert (settings.inbox_location / "readings.txt").exists()
+
+
+# -- the hot store again from the archive --------------------------------------------------------------------------
+
+
+def rebuild(settings: Settings, instance: dg.DagsterInstance, **config: str) -> dg.ExecuteInProcessResult:
+    job = build_definitions(settings).resolve_job_def(rebuild_hot_store.name)
+    run_config = {"ops": {"rebuild_hot_store_op": {"config": config}}}
+    return job.execute_in_process(instance=instance, run_config=run_config, raise_on_error=False)
+
+
+def test_the_hot_store_is_rebuilt_by_a_job(settings: Settings, instance: dg.DagsterInstance) -> None:
+    put(settings, "readings.txt")
+    cursor = tick(inbox, settings, instance, None).cursor
+    (request,) = tick(inbox, settings, instance, cursor).run_requests or []
+    assert run_requested(settings, instance, request).success
+    for file in settings.data_dir.glob("hot.sqlite*"):
+        file.unlink()
+    for _ in range(2):
+        assert rebuild(settings, instance, first_day="2004-02-28", last_day="2004-02-28").success
+        hot = open_hot(settings)
+        assert hot.count_readings() == 20
+        hot.close()
+    made = instance.get_latest_materialization_event(dg.AssetKey("hot_store"))
+    assert made is not None
+    assert made.asset_materialization is not None
+    assert made.asset_materialization.metadata["readings_written"].value == 20
+
+
+@pytest.mark.parametrize("config", [{"first_day": "yesterday"}, {"first_day": "2004-03-02", "last_day": "2004-03-01"}])
+def test_days_that_are_none_are_refused(
+    settings: Settings, instance: dg.DagsterInstance, config: dict[str, str]
+) -> None:
+    assert not rebuild(settings, instance, **config).success
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_old_runs_are_deleted_but_for_what_they_still_stand_for(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    TimelineFile.of(settings).fix(settings, today() - dt.timedelta(days=100), 35)
+    definitions = build_definitions(settings)
+    open_archive(settings).create()
+    old = dt.datetime.now(dt.UTC) - dt.timedelta(days=60)
+    day, other = (today() - dt.timedelta(days=days) for days in (80, 81))
+    aggregates = dg.AssetSelection.assets("daily_aggregates")
+    job = definitions.resolve_implicit_global_asset_job_def()
+
+    def aggregate(window: Window) -> str:
+        result = job.execute_in_process(
+            instance=instance,
+            tags=window.tags(),
+            asset_selection=list(aggregates.resolve(definitions.resolve_asset_graph())),
+        )
+        return result.run_id
+
+    with freeze_time(old):
+        superseded = aggregate(Window(day, day))
+        newest_of_its_day = aggregate(Window(other, other))
+        observed = definitions.resolve_job_def("observe_archive").execute_in_process(instance=instance).run_id
+    recent = aggregate(Window(day, day))
+    cleanup = definitions.resolve_job_def(delete_old_runs.name)
+    assert cleanup.execute_in_process(instance=instance).success
+    assert instance.has_run(superseded)  # its history is not kept yet
+    assert (
+        definitions.resolve_implicit_global_asset_job_def()
+        .execute_in_process(instance=instance, asset_selection=[dg.AssetKey("run_history")])
+        .success
+    )
+    assert cleanup.execute_in_process(instance=instance).success
+    left = {run: instance.has_run(run) for run in (superseded, observed, newest_of_its_day, recent)}
+    assert left == {superseded: False, observed: False, newest_of_its_day: True, recent: True}
+    assert instance.get_materialized_partitions(dg.AssetKey("daily_aggregates")) == {day.isoformat(), other.isoformat()}
+    history = open_marts(settings).scan("run_history").collect()
+    assert {superseded, observed} <= set(history["run_id"])
+    assert history.filter(pl.col("run_id") == superseded)["partitions"].item() == f"{day} to {day}"
+    assert history["run_id"].is_unique().all()
+
+
+def test_the_history_of_runs_is_kept_by_automation_every_night(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    definitions = build_definitions(settings)
+    evening = dt.datetime.combine(today(), dt.time(23), dt.UTC)
+    before = dg.evaluate_automation_conditions(definitions, instance, evaluation_time=evening)
+    assert before.total_requested == 0
+    after = dg.evaluate_automation_conditions(
+        definitions, instance, evaluation_time=evening + dt.timedelta(hours=4), cursor=before.cursor
+    )
+    assert after.get_num_requested(dg.AssetKey("run_history")) == 1
+    assert after.total_requested == 1

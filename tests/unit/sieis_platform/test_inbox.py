@@ -1,0 +1,139 @@
+"""The inbox: files are loaded once, moved with what became of them, and left alone while somebody writes them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sieis_platform.history import HistoricalLoad
+from sieis_platform.inbox import (
+    InboxFileChangedError,
+    InboxFileMissingError,
+    InboxOutcome,
+    load_waiting,
+    settled,
+    waiting_files,
+)
+from sieis_platform.settings import Settings
+from sieis_platform.stores.archive import ArchiveUnavailableError, Commit
+from sieis_platform.stores.open import open_archive, open_hot
+
+LINE = "2004-02-28 00:{minute:02}:30.5 {epoch} 1 20.5 40.1 100.0 2.6\n"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = Settings(data_dir=tmp_path / "var", inbox_dir=tmp_path / "inbox", _env_file=None)
+    made.inbox_location.mkdir()
+    return made
+
+
+def put(settings: Settings, name: str = "readings.txt", lines: int = 10) -> Path:
+    path = settings.inbox_location / name
+    path.write_text("".join(LINE.format(minute=minute, epoch=minute) for minute in range(lines)))
+    return path
+
+
+def load(settings: Settings, name: str = "readings.txt") -> InboxOutcome:
+    hot = open_hot(settings)
+    try:
+        return load_waiting(settings, hot, open_archive(settings), name)
+    finally:
+        hot.close()
+
+
+def stored(settings: Settings) -> int:
+    return open_archive(settings).scan_all().collect().height
+
+
+def test_a_file_is_loaded_and_moved_to_done(settings: Settings) -> None:
+    path = put(settings)
+    outcome = load(settings)
+    assert outcome.summary is not None
+    assert (outcome.summary.rows_loaded, stored(settings)) == (10, 10)
+    assert (path.exists(), outcome.moved_to) == (False, settings.inbox_location / "done" / "readings.txt")
+    assert waiting_files(settings.inbox_location) == {}
+
+
+def test_the_same_file_again_writes_nothing_and_overwrites_nothing(settings: Settings) -> None:
+    outcomes = []
+    for _ in range(2):
+        put(settings)
+        outcomes.append(load(settings))
+    first, second = outcomes
+    assert stored(settings) == 10
+    assert first.moved_to != second.moved_to
+    assert first.moved_to.exists()
+    assert second.moved_to.exists()
+
+
+def test_what_holds_no_reading_goes_to_failed_with_the_reason(settings: Settings) -> None:
+    (settings.inbox_location / "letter.txt").write_text("Dear Sir or Madam\n")
+    outcome = load(settings, "letter.txt")
+    failed = settings.inbox_location / "failed"
+    assert (outcome.summary, outcome.moved_to) == (None, failed / "letter.txt")
+    assert "holds no reading" in (failed / "letter.txt.reason.txt").read_text()
+
+
+def test_unfinished_hidden_and_linked_files_are_not_waiting(settings: Settings, tmp_path: Path) -> None:
+    for name in ("a.txt.part", "b.tmp", ".hidden", "c.txt~"):
+        put(settings, name)
+    (tmp_path / "secret").write_text("x")
+    (settings.inbox_location / "link.txt").symlink_to(tmp_path / "secret")
+    put(settings)
+    assert set(waiting_files(settings.inbox_location)) == {"readings.txt"}
+    with pytest.raises(InboxFileMissingError):
+        load(settings, "link.txt")
+
+
+def test_a_file_that_grows_is_not_settled(settings: Settings) -> None:
+    path = put(settings)
+    before = waiting_files(settings.inbox_location)
+    assert settled(before, {}) == {}
+    with path.open("a") as file:
+        file.write("more\n")
+    now = waiting_files(settings.inbox_location)
+    assert settled(now, before) == {}
+    assert settled(waiting_files(settings.inbox_location), now) == now
+
+
+def test_a_file_written_to_while_it_is_loaded_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(settings)
+    real = HistoricalLoad.load
+
+    def load_then_touch(self: HistoricalLoad, source: Path) -> object:
+        summary = real(self, source)
+        os.utime(path, ns=(1, 1))
+        return summary
+
+    monkeypatch.setattr(HistoricalLoad, "load", load_then_touch)
+    with pytest.raises(InboxFileChangedError):
+        load(settings)
+    assert path.exists()
+
+
+def test_a_store_that_fails_leaves_the_file_where_it_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(settings)
+    archive = open_archive(settings)
+
+    def full(_: Commit) -> int:
+        raise ArchiveUnavailableError("the disk is full")
+
+    monkeypatch.setattr(archive, "append", full)
+    hot = open_hot(settings)
+    with pytest.raises(ArchiveUnavailableError):
+        load_waiting(settings, hot, archive, path.name)
+    hot.close()
+    assert path.exists()
+    assert load(settings).summary is not None
+
+
+@pytest.mark.parametrize("name", ["../readings.txt", "/etc/passwd", "", "..", "done/readings.txt", "gone.txt"])
+def test_only_files_of_the_inbox_are_loaded(settings: Settings, name: str) -> None:
+    put(settings)
+    with pytest.raises(InboxFileMissingError):
+        load(settings, name)
+
+
+def test_no_folder_is_an_empty_inbox(tmp_path: Path) -> None:
+    assert waiting_files(tmp_path / "none") == {}

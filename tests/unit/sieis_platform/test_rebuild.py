@@ -1,0 +1,132 @@
+"""The hot store filled from archive and marts, on SQLite and InfluxDB: complete, repeatable, removing nothing."""
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from sieis_platform import rebuild
+from sieis_platform.analysis.aggregates import aggregate, with_date
+from sieis_platform.reading import READING_SCHEMA
+from sieis_platform.rebuild import rebuild_hot
+from sieis_platform.stores.archive import Archive, Commit
+from sieis_platform.stores.hot import HotStore
+from sieis_platform.stores.marts import Marts
+from sieis_platform.stores.sqlite import SqliteHotStore
+from sieis_platform.timeline import DAY_NS
+from tests.influxdb import Buckets
+from tools.services import Services
+
+TODAY = dt.datetime.now(dt.UTC).date()
+DAYS = [TODAY - dt.timedelta(days=days) for days in (3, 2, 1)]
+STEP_NS = 600_000_000_000
+
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[Buckets]:
+    with Services.start(["influxdb"]) as services:
+        yield Buckets(services["influxdb"])
+
+
+@pytest.fixture(params=["sqlite", pytest.param("influx", marks=pytest.mark.services)])
+def hot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HotStore]:
+    store: HotStore
+    if request.param == "sqlite":
+        store = SqliteHotStore(tmp_path / "hot.sqlite", retention_days=30)
+    else:
+        store = request.getfixturevalue("buckets").store(retention_days=30)
+    yield store
+    store.close()
+
+
+def start_ns(day: dt.date) -> int:
+    return (day - dt.date(1970, 1, 1)).days * DAY_NS
+
+
+def day_of(day: dt.date, temperature: float = 20.0) -> pl.DataFrame:
+    index = pl.int_range(144, dtype=pl.Int64)
+    frames = [
+        pl.select(
+            pl.lit(mote).alias("mote_id"),
+            (start_ns(day) + index * STEP_NS).alias("timestamp"),
+            (temperature + index % 5).alias("temperature"),
+            pl.lit(40.0).alias("humidity"),
+            pl.when(index % 2 == 0).then(100.0).alias("light"),
+            pl.lit(2.7).alias("voltage"),
+        )
+        for mote in (1, 2)
+    ]
+    return pl.concat(frames).select(pl.col(name).cast(kind) for name, kind in READING_SCHEMA.items())
+
+
+def append(archive: Archive, rows: pl.DataFrame, source: str) -> None:
+    lineage = rows.with_columns(
+        pl.lit(source).alias("source"),
+        pl.lit(0, pl.Int32).alias("source_partition"),
+        pl.int_range(rows.height, dtype=pl.Int64).alias("source_offset"),
+    )
+    archive.append(Commit(lineage, [], {}))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    made = Archive(str(tmp_path / "archive"))
+    made.create()
+    append(made, pl.concat([day_of(day) for day in DAYS]), "history:one")
+    return made
+
+
+@pytest.fixture
+def marts(tmp_path: Path) -> Marts:
+    made = Marts(str(tmp_path / "marts"))
+    made.replace("daily_aggregates", with_date(aggregate(pl.concat([day_of(day) for day in DAYS]), "daily")))
+    return made
+
+
+def everything(hot: HotStore) -> pl.DataFrame:
+    return hot.readings(start_ns(DAYS[0]), start_ns(TODAY) + 2 * DAY_NS).sort("mote_id", "timestamp")
+
+
+def test_what_is_archived_is_hot_again_and_again_changes_nothing(hot: HotStore, archive: Archive, marts: Marts) -> None:
+    told: list[tuple[dt.date, int]] = []
+    summary = rebuild_hot(hot, archive, marts, DAYS[0], DAYS[-1], on_day=lambda day, rows: told.append((day, rows)))
+    assert (summary.readings_archived, summary.readings_written, summary.aggregates_written) == (864, 864, 9)
+    assert told == [(day, 288) for day in DAYS]
+    expected = archive.scan().select(READING_SCHEMA.names()).collect().sort("mote_id", "timestamp")
+    assert_frame_equal(everything(hot), expected)
+    assert hot.aggregates("daily", start_ns(DAYS[0]), start_ns(TODAY)).height == 9
+    assert rebuild_hot(hot, archive, marts, DAYS[0], DAYS[-1]).readings_written == 864
+    assert_frame_equal(everything(hot), expected)
+
+
+def test_only_the_days_asked_for_are_written(hot: HotStore, archive: Archive, marts: Marts) -> None:
+    summary = rebuild_hot(hot, archive, marts, DAYS[1], DAYS[1])
+    assert summary.readings_written == 288
+    assert hot.count_readings(start_ns(DAYS[1]), start_ns(DAYS[2])) == 288
+    assert hot.count_readings(start_ns(DAYS[0]), start_ns(TODAY)) == 288
+    assert summary.aggregates_written == 3
+
+
+def test_what_the_archive_does_not_have_yet_stays(hot: HotStore, archive: Archive, marts: Marts) -> None:
+    live = day_of(TODAY).head(5)
+    hot.write_readings(live)
+    rebuild_hot(hot, archive, marts, DAYS[0], TODAY)
+    assert hot.count_readings(start_ns(TODAY), start_ns(TODAY) + DAY_NS) == 5
+
+
+def test_the_last_of_two_readings_of_one_key_wins(hot: HotStore, archive: Archive, marts: Marts) -> None:
+    append(archive, day_of(DAYS[0], temperature=30.0).head(1), "history:two")
+    rebuild_hot(hot, archive, marts, DAYS[0], DAYS[0])
+    assert everything(hot)["temperature"][0] == 30.0
+    assert everything(hot).height == 288
+
+
+def test_a_day_of_many_readings_is_read_in_pieces(
+    hot: HotStore, archive: Archive, marts: Marts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "_PIECE_ROWS", 50)
+    assert rebuild_hot(hot, archive, marts, DAYS[0], DAYS[0]).readings_written == 288
+    assert hot.count_readings(start_ns(DAYS[0]), start_ns(DAYS[1])) == 288
