@@ -38,12 +38,7 @@ class Snapshot:
 
         Only the folders of its days are read.
         """
-        date = pl.concat_str(*ARCHIVE_PARTITIONS)
-        return (
-            self._archive.scan_table(self._table)
-            .filter(date.is_between(pl.lit(f"{window.first:%Y%m%d}"), pl.lit(f"{window.last:%Y%m%d}")))
-            .drop(ARCHIVE_PARTITIONS)
-        )
+        return self._archive.scan_table(self._table, window.first, window.last).drop(ARCHIVE_PARTITIONS)
 
     def readings(self, window: Window) -> pl.DataFrame:
         """The readings of the window (READING_SCHEMA), one a key: the last wins. Ascending (mote_id, timestamp)."""
