@@ -8,7 +8,7 @@ import datetime as dt
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from deltalake import (
     WriterProperties,
     write_deltalake,
 )
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
@@ -39,7 +39,7 @@ _HISTORY_ROUNDS: Final = 20
 # Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
 WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
 #: Files are found by their folders and read by time: statistics of more columns made checkpoints six times as large.
-_PROPERTIES: Final = {"delta.dataSkippingStatsColumns": "mote_id,timestamp"}
+PROPERTIES: Final = {"delta.dataSkippingStatsColumns": "mote_id,timestamp"}
 
 
 class ArchiveUnavailableError(RetriableError):
@@ -58,6 +58,10 @@ class FenceError(ArchiveError):
         super().__init__(
             f"the archive holds {app_id} at {found}, this writer expected {expected}: another writer was here"
         )
+
+
+class VersionGoneError(ArchiveError):
+    """A version was asked for whose log entry or files were cleaned up: it was older than the horizon of the vacuum."""
 
 
 class LedgerGapError(ArchiveError):
@@ -111,16 +115,26 @@ class Archive:
                 name="sensor_readings",
                 description="Every reading, with the stream position or file offset it came from",
                 storage_options=self._storage_options,
-                configuration=_PROPERTIES,
+                configuration=PROPERTIES,
             )
 
-    def table(self) -> DeltaTable:
-        """The table at its newest version.
+    def table(self, version: int | None = None) -> DeltaTable:
+        """The table at its newest version, or at an older one.
 
-        Raises: ArchiveUnavailableError, ArchiveError (where it does not exist: load, or consume first).
+        Raises: ArchiveUnavailableError, ArchiveError (where it does not exist: load, or consume first),
+        VersionGoneError.
         """
         with _translated(self.uri):
-            return DeltaTable(self.uri, storage_options=self._storage_options)
+            table = DeltaTable(self.uri, storage_options=self._storage_options)
+            if version is None or version == table.version():
+                return table
+            try:
+                table.load_as_version(version)
+            except TableNotFoundError as error:
+                raise VersionGoneError(
+                    f"version {version} of the archive at {self.uri} is gone: its log was cleaned up; read the newest"
+                ) from error
+            return table
 
     def version(self) -> int:
         """Newest version of the table."""
@@ -192,8 +206,7 @@ class Archive:
     def scan_all(self, version: int | None = None) -> pl.LazyFrame:
         """Every archived row (ARCHIVE_SCHEMA), conflicting readings of one key included."""
         # Opened here: given an address, Polars would open it at `collect`, where the library's errors have no names.
-        with _translated(self.uri):
-            return self.scan_table(DeltaTable(self.uri, version=version, storage_options=self._storage_options))
+        return self.scan_table(self.table(version))
 
     def scan_table(self, table: DeltaTable, first: dt.date | None = None, last: dt.date | None = None) -> pl.LazyFrame:
         """Every archived row of a table opened before, at its version; of the days `first` to `last`, inclusive."""
@@ -321,12 +334,22 @@ def _date(ns: int) -> dt.date:
     return dt.datetime.fromtimestamp(ns // 1_000_000_000, tz=dt.UTC).date()
 
 
-def _translated(uri: str) -> AbstractContextManager[None]:
-    """Context that turns the library's errors into ours; CommitFailedError passes, `append` decides about it."""
-    return translated(
-        "archive",
-        uri,
-        unavailable=ArchiveUnavailableError,
-        fatal=ArchiveError,
-        missing="run `sieis load FILE` or `sieis consume` first",
-    )
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    """Turn the library's errors into ours; CommitFailedError passes, whoever commits decides about it."""
+    try:
+        with translated(
+            "archive",
+            uri,
+            unavailable=ArchiveUnavailableError,
+            fatal=ArchiveError,
+            missing="run `sieis load FILE` or `sieis consume` first",
+        ):
+            yield
+    except ArchiveUnavailableError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise VersionGoneError(
+                f"a file of the archive at {uri} is gone: the version read is older than the horizon of the vacuum, or "
+                f"the file was deleted by other means; read the newest version ({error.__cause__})"
+            ) from error
+        raise

@@ -14,7 +14,8 @@ from deltalake import CommitProperties, DeltaTable, WriterProperties, write_delt
 from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.errors import FatalError, RetriableError
-from sieis_platform.stores.delta import TableInfo, create_empty, info, scan, translated
+from sieis_platform.stores.delta import KEEP_LOG, Cleaned, TableInfo, clean, create_empty, info, scan, translated
+from sieis_platform.stores.objects import folders
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _WRITER: Final = WriterProperties(compression="SNAPPY")
@@ -74,6 +75,10 @@ class Marts:
         with self._translated(table):
             return info(opened)
 
+    def tables(self) -> list[str]:
+        """Names of the marts that have been written, ascending. Raises: ObjectUnavailableError."""
+        return [name for name in folders(self.root, self._storage_options) if _NAME.fullmatch(name)]
+
     # -- writes --------------------------------------------------------------------------------------------------
     def replace_days(self, table: str, frame: pl.DataFrame, start: dt.date, end: dt.date) -> int:
         """Put `frame` in place of every row with start <= date <= end, in one commit; the version made.
@@ -122,6 +127,23 @@ class Marts:
             ),
         )
 
+    def tidy(self, table: str, horizon_hours: int) -> Cleaned:
+        """Compact the mart and delete files and log entries that no version younger than the horizon needs.
+
+        Raises: MartUnavailableError, MartError.
+        """
+        for _ in range(_ROUNDS):
+            opened = self._open(table)
+            try:
+                with self._translated(table):
+                    opened.optimize.compact(
+                        writer_properties=_WRITER, commit_properties=_COMMITS, post_commithook_properties=KEEP_LOG
+                    )
+                    return clean(opened, horizon_hours)
+            except CommitFailedError:
+                continue
+        raise self._outrun(table)
+
     def _overwrite(self, opened: DeltaTable, frame: pl.DataFrame, predicate: str) -> None:
         write_deltalake(
             opened,
@@ -159,7 +181,10 @@ class Marts:
             except CommitFailedError:
                 continue
             return opened.version()
-        raise MartUnavailableError(
+        raise self._outrun(table)
+
+    def _outrun(self, table: str) -> MartUnavailableError:
+        return MartUnavailableError(
             f"mart {table} under {self.root}: other writers were faster {_ROUNDS} times; try again later"
         )
 

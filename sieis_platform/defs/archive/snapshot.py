@@ -26,12 +26,9 @@ class Snapshot:
     def of(cls, archive: Archive, version: int | None = None) -> Self:
         """The archive at `version`, or as it is now.
 
-        Raises: ArchiveError where there is none, ArchiveUnavailableError.
+        Raises: ArchiveError where there is none, VersionGoneError, ArchiveUnavailableError.
         """
-        table = archive.table()
-        if version is not None and version != table.version():
-            table.load_as_version(version)
-        return cls(archive, table)
+        return cls(archive, archive.table(version))
 
     def rows(self, window: Window) -> pl.LazyFrame:
         """Every archived row of the window (READING_SCHEMA and LINEAGE_SCHEMA), repeated keys included.
