@@ -27,6 +27,7 @@ from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
 from sieis_platform.stores.delta import KEEP_LOG, create_empty, scan, scan_days, translated
 from sieis_platform.stores.ledger import LEDGER_KEY, LEDGER_MART, Ledger, LedgerCopy, LedgerEntry, of_commits
+from sieis_platform.stores.objects import put
 from sieis_platform.timeline import DAY_NS
 
 ARCHIVE_SCHEMA: Final = pl.Schema(
@@ -232,6 +233,13 @@ class Archive:
         if mote_ids is not None:
             frame = frame.filter(pl.col("mote_id").is_in(list(mote_ids)))
         return last_wins(frame.drop(ARCHIVE_PARTITIONS))
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write an object beside the table's folders; its path begins with `_`, which a vacuum passes over.
+
+        Raises: ObjectUnavailableError.
+        """
+        put(self.uri, self._storage_options, path, content)
 
     def reading(self) -> AbstractContextManager[None]:
         """Context in which frames of this archive are collected: only then are the files read.

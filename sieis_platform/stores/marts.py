@@ -56,7 +56,7 @@ class Marts:
     def scan(self, table: str) -> pl.LazyFrame:
         """The mart at its newest version. Raises: MartError where it does not exist, MartUnavailableError."""
         with self._translated(table):
-            return scan(self._open(table), self._storage_options)
+            return scan(self.table(table), self._storage_options)
 
     def reading(self, table: str) -> AbstractContextManager[None]:
         """Context in which frames of that mart are collected: only then are the files read.
@@ -67,11 +67,11 @@ class Marts:
 
     def version(self, table: str) -> int:
         """Newest version of the mart. Raises: MartError where it does not exist, MartUnavailableError."""
-        return self._open(table).version()
+        return self.table(table).version()
 
     def info(self, table: str) -> TableInfo:
         """Version, files, rows and bytes. Raises: MartError where it does not exist, MartUnavailableError."""
-        opened = self._open(table)
+        opened = self.table(table)
         with self._translated(table):
             return info(opened)
 
@@ -133,7 +133,7 @@ class Marts:
         Raises: MartUnavailableError, MartError.
         """
         for _ in range(_ROUNDS):
-            opened = self._open(table)
+            opened = self.table(table)
             try:
                 with self._translated(table):
                     opened.optimize.compact(
@@ -174,7 +174,7 @@ class Marts:
     def _commit(self, table: str, write: Callable[[DeltaTable], None]) -> int:
         """`write` on the newest version until its commit meets no conflicting one."""
         for _ in range(_ROUNDS):
-            opened = self._open(table)
+            opened = self.table(table)
             try:
                 with self._translated(table):
                     write(opened)
@@ -188,7 +188,8 @@ class Marts:
             f"mart {table} under {self.root}: other writers were faster {_ROUNDS} times; try again later"
         )
 
-    def _open(self, table: str) -> DeltaTable:
+    def table(self, table: str) -> DeltaTable:
+        """The mart at its newest version. Raises: MartError where it does not exist, MartUnavailableError."""
         uri = self._uri(table)
         with self._translated(table):
             return DeltaTable(uri, storage_options=self._storage_options)
