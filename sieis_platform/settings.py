@@ -7,10 +7,10 @@ Not here: what a setting does.
 import datetime as dt
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 TimelineMode = Literal["align", "year", "none"]
@@ -286,6 +286,17 @@ class Settings(BaseSettings):
         if any(not equals for _mote, equals, _days in pairs):
             raise ValueError("write MOTE=DAYS,MOTE=DAYS or a JSON object")
         return {mote.strip(): days.strip() for mote, _equals, days in pairs}
+
+    @model_validator(mode="after")
+    def _tables_lie_apart(self) -> Self:
+        """A vacuum deletes every old file in a table's folder that its log does not name."""
+        archive = self.archive_location.rstrip("/") + "/"
+        if (self.marts_location.rstrip("/") + "/").startswith(archive):
+            raise ValueError(
+                f"the marts ({self.marts_location}) lie inside the archive's folder ({self.archive_location}), whose "
+                "vacuum would delete them; give each a folder of its own"
+            )
+        return self
 
     @property
     def embedded_broker(self) -> bool:
