@@ -125,11 +125,11 @@ def _share(only: str, *, native: bool) -> tuple[list[str], list[Server]]:
 
 
 def _cache(folder: Path | None) -> Cache:
-    return Cache(folder.expanduser().absolute() if folder else load_settings().services_cache)
+    return Cache(folder.expanduser().absolute() if folder else load_settings(complete=False).services_cache)
 
 
 def _background(cache: Path | None) -> Background:
-    return Background(load_settings().data_dir / "services", _cache(cache))
+    return Background(load_settings(complete=False).data_dir / "services", _cache(cache))
 
 
 def _say(name: str, text: str) -> None:

@@ -17,6 +17,7 @@ from sieis_cli.setup import write_env_file
 from tools.services.background import Status
 from tools.services.errors import EngineError, StateError
 from tools.services.install import SayOf
+from tools.services.servers.s3_server import BUCKETS
 
 #: Servers that docker-compose.yml has; the others (a second S3 server, the proxy for faults) are started natively.
 SERVED: Final = ("kafka", "influxdb", "minio", "redis", "postgres")
@@ -102,8 +103,7 @@ class Compose:
                 "SIEIS_S3_ALLOW_HTTP": "true",
                 "SIEIS_S3_ACCESS_KEY_ID": "sieis",
                 "SIEIS_S3_SECRET_ACCESS_KEY": self._secret("S3_SECRET_ACCESS_KEY"),
-                "SIEIS_ARCHIVE_URI": "s3://sieis-archive/readings",
-                "SIEIS_MARTS_URI": "s3://sieis-marts/tables",
+                **BUCKETS,
             }
         if name == "redis":
             return {"SIEIS_REDIS_URL": f"redis://:{self._secret('REDIS_PASSWORD')}@{address}/0"}
