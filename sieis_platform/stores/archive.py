@@ -39,8 +39,12 @@ _HISTORY_ROUNDS: Final = 20
 
 # Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
 WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
-#: Files are found by their folders and read by time: statistics of more columns made checkpoints six times as large.
-PROPERTIES: Final = {"delta.dataSkippingStatsColumns": "mote_id,timestamp"}
+PROPERTIES: Final = {
+    # Files are found by their folders and read by time: statistics of more columns made checkpoints six times as large.
+    "delta.dataSkippingStatsColumns": "mote_id,timestamp",
+    # The library's compaction and vacuum clean up the log whatever their hooks say. The ledger must be copied before.
+    "delta.enableExpiredLogCleanup": "false",
+}
 
 
 class ArchiveUnavailableError(RetriableError):

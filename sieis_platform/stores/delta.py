@@ -34,7 +34,8 @@ _REFUSED: Final = (
     "lacked valid authentication",
 )
 
-#: Checkpoints now and then, but the log is cleaned up by `clean` alone: the archive's ledger lives in it.
+#: Checkpoints now and then, but no clean-up of the log: the archive's ledger lives in it. Compaction and vacuum do not
+#: heed this; the property `delta.enableExpiredLogCleanup` = false they do.
 KEEP_LOG: Final = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -122,6 +123,7 @@ def clean(table: DeltaTable, horizon_hours: int) -> Cleaned:
     set_properties(table, {"delta.logRetentionDuration": horizon, "delta.deletedFileRetentionDuration": horizon})
     table.update_incremental()
     table.create_checkpoint()
+    oldest = _oldest_version(table)
     files = table.vacuum(
         horizon_hours,
         dry_run=False,
@@ -129,10 +131,14 @@ def clean(table: DeltaTable, horizon_hours: int) -> Cleaned:
         full=True,
         post_commithook_properties=KEEP_LOG,
     )
-    before = len(table.history())
     table.cleanup_metadata()
     table.update_incremental()
-    return Cleaned(len(files), max(0, before - len(table.history())))
+    return Cleaned(len(files), max(0, _oldest_version(table) - oldest))
+
+
+def _oldest_version(table: DeltaTable) -> int:
+    """The oldest version that the log still has an entry of; entries have no gap."""
+    return table.version() - len(table.history()) + 1
 
 
 def scan(table: DeltaTable, storage_options: Mapping[str, str]) -> pl.LazyFrame:

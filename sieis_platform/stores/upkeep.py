@@ -39,6 +39,7 @@ def compact_day(archive: Archive, day: dt.date) -> Compacted:
     for table in archive.attempts():
         try:
             with archive.reading():
+                set_properties(table, PROPERTIES)  # a table of an earlier release lacks what keeps its log
                 done = table.optimize.compact(
                     folder,
                     writer_properties=WRITER,

@@ -112,14 +112,11 @@ def test_the_ledger_outlives_the_log_and_positions_fence_as_before(settings: Set
     assert remove(archive, Scope(DAY, DAY, motes=[1]), reason="test") == 6
     before = audit_archive(archive)
     assert archive.copy_ledger() == archive.version() + 1
-    # The age of what lies on a server cannot be forged: with a horizon of nothing all is old once the server's clock,
-    # which counts in seconds, has moved on.
-    files = log_entries = 0
-    while log_entries <= 6:
-        with archive.reading():
-            cleaned = clean(archive.table(), 0)
-        files, log_entries = files + cleaned.files, log_entries + cleaned.log_entries
-    assert files == 7
+    with archive.reading():
+        # The age of what lies on a server cannot be forged: a horizon of nothing takes all that is no longer needed.
+        cleaned = clean(archive.table(), 0)
+    assert cleaned.files == 7
+    assert cleaned.log_entries > 6
     assert archive.commits()[-1]["version"] > 6
     assert audit_archive(archive) == before
     with pytest.raises(VersionGoneError), archive.reading():

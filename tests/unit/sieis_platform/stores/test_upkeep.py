@@ -247,6 +247,27 @@ def test_the_log_is_cleaned_up_after_its_ledger_was_copied(archive: Archive, mar
     assert archive.books(DeltaTable(archive.uri)).entries[: len(books.entries)] == books.entries
 
 
+def test_nothing_but_the_vacuum_cleans_up_the_log(archive: Archive) -> None:
+    """The library's own clean-up, after a checkpoint, would take ledger entries that were never copied."""
+    archive.table().alter.set_table_properties(
+        {
+            "delta.enableExpiredLogCleanup": "true",  # as a table of an earlier release has it by default
+            "delta.logRetentionDuration": "interval 1 hours",
+            "delta.checkpointInterval": "2",
+        }
+    )
+    for number in range(4):
+        append(archive, [(1, number), (1, number)])
+    age(archive)
+    for number in range(4):
+        compact_day(archive, TODAY)
+        append(archive, [(1, 10 + number)])
+        drop_superseded(archive, TODAY)
+    expire(archive, TODAY + dt.timedelta(days=9), 3, {})
+    assert [commit["version"] for commit in archive.commits()][-1] == 0
+    assert audit_archive(archive).findings == []
+
+
 def test_a_copy_made_twice_at_once_counts_once(archive: Archive, marts: Marts) -> None:
     append(archive, [(1, 0)])
     commits, table_id = archive.commits(), str(archive.table().metadata().id)
