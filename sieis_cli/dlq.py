@@ -69,12 +69,12 @@ def replay(
     from confluent_kafka import Producer
 
     from sieis_streaming.broker import client_config, locate
-    from sieis_streaming.dead_letters import DeadLetterPublisher, to_replay
+    from sieis_streaming.dead_letters import PRODUCER_CONFIG, DeadLetterPublisher, to_replay
 
     settings = load_settings()
     letters = [_find(one) for one in position] if position else to_replay(_read())
     if letters:
-        producer = Producer(client_config(settings, locate(settings)))
+        producer = Producer(client_config(settings, locate(settings)) | PRODUCER_CONFIG)
         DeadLetterPublisher(producer, settings.kafka_dlq_topic).replay(letters, settings.kafka_topic)
     Console().print(f"{len(letters)} dead letter(s) sent to {settings.kafka_topic} again")
 

@@ -394,6 +394,11 @@ class Settings(BaseSettings):
         return self.data_dir / "hot.sqlite"
 
     @property
+    def data_docs_path(self) -> Path:
+        """Folder of the site that Great Expectations makes of the checks' results."""
+        return self.data_dir / "data_docs"
+
+    @property
     def state_path(self) -> Path:
         """File of the embedded operational state."""
         return self.data_dir / "state.sqlite"

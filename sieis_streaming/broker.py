@@ -8,6 +8,7 @@ import contextlib
 import datetime as dt
 import fcntl
 import logging
+import math
 import os
 import socket
 import threading
@@ -34,9 +35,10 @@ _METADATA_SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 0.5  # loopback answers or refuses in far less
 _LOOK_SECONDS: Final = 0.05  # how often the address file is looked at while waiting
 _ATTEMPTS: Final = 20  # clusters made in search of an unused address; the second one nearly always is
+_REPEATS_SECONDS: Final = 10.0  # the same line of librdkafka is not logged again within this time
 _URL_SAFE: Final = str.maketrans("+/", "-_")
 _NO_TOPIC_ID: Final = frozenset({"None", "", "A" * 22})  # a UUID of zeros in base64: the broker's answer had no id
-_REMEMBERED: Final = 1_000  # earlier addresses kept; one a start
+_REMEMBERED: Final = 1_000  # earlier addresses kept (one a start), and lines of librdkafka
 
 
 class BrokerUnavailableError(RetriableError):
@@ -239,14 +241,30 @@ class _LibrdkafkaLog:
     """Takes librdkafka's log lines (it calls `log(level, format, facility, client, text)`) to structlog.
 
     The embedded broker comes and goes by design, so that its connection lines are worth no more than `at_most`.
+
+    A line that only repeats one of the last _REPEATS_SECONDS is counted, not logged: while no broker answers,
+    librdkafka starts again from the bootstrap addresses without a pause (its issue 5546), and each refused connection
+    is a line: 18 a second and client were measured.
     """
 
-    def __init__(self, at_most: int | None) -> None:
+    def __init__(self, at_most: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._at_most = at_most
+        self._clock = clock
+        self._said: dict[tuple[str, str, str], tuple[float, int]] = {}  # line -> when logged, repeats since
 
     def log(self, level: int, _format: str, facility: str, client: str, text: str) -> None:
         level = level if self._at_most is None else min(level, self._at_most)
-        log.log(level, "librdkafka", facility=facility, client=client, text=text)
+        line = (facility, client, text.partition(" (after ")[0])  # without how long the attempt took
+        now = self._clock()
+        at, repeats = self._said.get(line, (-math.inf, 0))
+        if now - at < _REPEATS_SECONDS:
+            self._said[line] = at, repeats + 1
+            return
+        if len(self._said) >= _REMEMBERED:
+            self._said.clear()
+        self._said[line] = now, 0
+        more = {"repeats": repeats} if repeats else {}
+        log.log(level, "librdkafka", facility=facility, client=client, text=text, **more)
 
 
 def _log_error(error: KafkaError) -> None:

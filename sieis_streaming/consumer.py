@@ -225,9 +225,11 @@ class SinkConsumer:
                 f"the broker did not tell the ends of {topic}: {error.args[0].str()}"
             ) from error
         starts = self._sink.assign(ranges) or self._starts_of_group(ranges)
-        self._consumer.assign(
-            [TopicPartition(topic, partition, starts.get(partition, OFFSET_STORED)) for partition in pending]
-        )
+        parts = [TopicPartition(topic, partition, starts.get(partition, OFFSET_STORED)) for partition in pending]
+        self._consumer.assign(parts)
+        # librdkafka keeps a partition paused beyond its assignment: whoever lost it while a store was down and got it
+        # back would never read it again.
+        self._consumer.resume(parts)
         self._owned, self._pending, self._paused = pending, [], False
         self._look_again_at = time.monotonic() + _INCARNATION_EVERY_SECONDS
         self._metrics.assigned.labels(self._sink.name).set(len(pending))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from sieis_platform.errors import FatalError, RetriableError
@@ -20,6 +20,10 @@ from sieis_streaming.decode import DeadLetter
 DELIVERY_SECONDS: Final = 30.0
 # Longest silence while reading a topic to its end before the broker counts as gone.
 READ_SECONDS: Final = 10.0
+
+# Whatever was read must be sent on, with our headers. librdkafka refuses more than 1 MB unless told otherwise, and
+# counts before it compresses; a broker counts after. 100 MB is what librdkafka receives at most.
+PRODUCER_CONFIG: Final = {"acks": "all", "message.max.bytes": 100_000_000, "compression.type": "zstd"}
 
 _REPLAY_OF = "sieis.replay_of"
 _REPLAYED = "sieis.replayed"
@@ -110,14 +114,14 @@ class DeadLetterPublisher:
         )
 
     def _deliver(self, records: Iterable[tuple[str, bytes | None, bytes | None, Headers]]) -> None:
-        failures: list[str] = []
+        failures: list[KafkaError] = []
         pending = 0
 
-        def delivered(error: object, _message: object) -> None:
+        def delivered(error: KafkaError | None, _message: object) -> None:
             nonlocal pending
             pending -= 1
             if error is not None:
-                failures.append(str(error))
+                failures.append(error)
 
         deadline = time.monotonic() + DELIVERY_SECONDS
         for topic, key, value, headers in records:
@@ -132,12 +136,19 @@ class DeadLetterPublisher:
                         raise DeadLetterDeliveryError(
                             "the producer's queue stays full: the broker takes nothing"
                         ) from None
+                except KafkaException as error:  # refused before it was sent
+                    failures.append(error.args[0])
+                    break
         self._producer.flush(max(0.0, deadline - time.monotonic()))
         if failures or pending:
-            raise DeadLetterDeliveryError(
-                f"{len(failures) or pending} message(s) were not acknowledged within {DELIVERY_SECONDS:g} s"
-                + (f" ({failures[0]})" if failures else "")
-            )
+            raise DeadLetterDeliveryError(_undelivered(failures, pending))
+
+
+def _undelivered(failures: Sequence[KafkaError], pending: int) -> str:
+    text = f"{len(failures) + pending} message(s) were not acknowledged within {DELIVERY_SECONDS:g} s"
+    if any(error.code() == KafkaError.MSG_SIZE_TOO_LARGE for error in failures):
+        return f"{text}: one is larger than its topic takes; raise `max.message.bytes` of the topic (`kafka-configs`)"
+    return text + (f" ({failures[0].str()})" if failures else "")
 
 
 def read_all(consumer: Consumer, dlq_topic: str) -> list[KeptLetter]:

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from sieis_platform.settings import Settings, Sink
 from sieis_streaming.broker import BrokerAddress, client_config, has_moved, incarnation, locate
-from sieis_streaming.dead_letters import DeadLetterPublisher
+from sieis_streaming.dead_letters import PRODUCER_CONFIG, DeadLetterPublisher
 
 # A message the broker has not acknowledged within this time fails; the flush that needs it is then tried again.
 _DELIVERY_MS = 10_000
@@ -33,7 +33,7 @@ class BrokerLink:
 
     def connect_publisher(self, address: BrokerAddress) -> None:
         """Send dead letters to `address`, which may be a newer broker than the one read from."""
-        config = client_config(self._settings, address) | {"delivery.timeout.ms": _DELIVERY_MS, "acks": "all"}
+        config = client_config(self._settings, address) | PRODUCER_CONFIG | {"delivery.timeout.ms": _DELIVERY_MS}
         self._publisher = DeadLetterPublisher(Producer(config), self._settings.kafka_dlq_topic)
 
     @property

@@ -27,6 +27,9 @@ _LOOK_SECONDS: Final = 0.1
 _HOUR_MS: Final = 3_600_000
 _DLQ_PARTITIONS: Final = 1  # few records, read as a whole
 _DLQ_RETENTION_MS: Final = 30 * 24 * _HOUR_MS  # a person must have the time to look at them
+# A dead letter is a record and our headers: the largest that the topic of the readings takes (1 MB by default, perhaps
+# packed better by its producer than by us) must find room, or the archive waits before it for ever.
+_DLQ_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 # What will be answered the same next time.
 _PERMANENT: Final = frozenset(
@@ -88,7 +91,7 @@ def wanted(settings: Settings) -> list[Wanted]:
             settings.kafka_dlq_topic,
             _DLQ_PARTITIONS,
             settings.kafka_replication,
-            common | {"retention.ms": str(_DLQ_RETENTION_MS)},
+            common | {"retention.ms": str(_DLQ_RETENTION_MS), "max.message.bytes": str(_DLQ_MESSAGE_BYTES)},
         ),
     ]
 

@@ -9,7 +9,7 @@ from sieis_platform.defs.archive import definitions as archive
 from sieis_platform.defs.ml import assets as ml
 from sieis_platform.defs.operations import jobs
 from sieis_platform.defs.partitions import daily_partitions
-from sieis_platform.defs.quality import checks as quality
+from sieis_platform.defs.quality import definitions as quality
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups import definitions as rollups
 from sieis_platform.defs.stream import assets as stream

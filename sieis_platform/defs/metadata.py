@@ -44,11 +44,12 @@ def written(
             pl.from_epoch(pl.col(time_column).max(), time_unit="ns").dt.to_string("iso:strict").alias("last"),
         ).row(0)
         entries["first"], entries["last"] = (dg.MetadataValue.text(f"{moment}Z") for moment in moments)
-        entries["preview"] = dg.MetadataValue.md(_markdown(preview.head(_PREVIEW_ROWS)))
+        entries["preview"] = dg.MetadataValue.md(markdown(preview.head(_PREVIEW_ROWS)))
     return entries
 
 
-def _markdown(frame: pl.DataFrame) -> str:
+def markdown(frame: pl.DataFrame) -> str:
+    """All rows of a small frame as a table in Markdown, numbers to three decimals."""
     with pl.Config(
         tbl_formatting="ASCII_MARKDOWN",
         tbl_hide_column_data_types=True,

@@ -296,6 +296,13 @@ class Archive:
             )
         return self._ledger_copy.read(table_id, begins)
 
+    def committed(self) -> dict[int, int]:
+        """When each version that the log still holds was committed (Unix ns, by the writer's clock).
+
+        Raises: as `ledger`.
+        """
+        return {commit["version"]: commit["timestamp"] * 1_000_000 for commit in self.commits()}
+
     def commits(self) -> list[dict[str, Any]]:
         """The commits that the log still holds, newest first, with their versions and metadata.
 

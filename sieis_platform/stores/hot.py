@@ -32,6 +32,12 @@ AGGREGATE_SCHEMA: Final = pl.Schema(
 LATEST_SCHEMA: Final = pl.Schema({**READING_SCHEMA, "updated_timestamp": pl.String()})
 """A reading and when the hot store wrote it (ISO 8601, UTC)."""
 
+SUMS: Final[dict[str, str]] = {f"{field}_sum": field for field in FIELDS}
+DAILY_SUMS_SCHEMA: Final = pl.Schema(
+    {"mote_id": pl.Int32(), "day_start": pl.Int64(), "readings": pl.Int64(), **dict.fromkeys(SUMS, pl.Float64())}
+)
+"""One row a mote and day (UTC) that has readings, counted and added up; `day_start` is Unix ns. Null counts as 0."""
+
 
 class HotStoreUnavailableError(RetriableError):
     """The hot store does not answer, is locked or too busy; the same call may succeed later."""
@@ -71,6 +77,14 @@ class HotStore(Protocol):
 
     def count_readings(self, start_ns: int | None = None, end_ns: int | None = None) -> int:
         """How many readings lie in start_ns <= timestamp < end_ns; an absent bound is open."""
+        ...
+
+    def daily_sums(self, start_ns: int, end_ns: int) -> pl.DataFrame:
+        """Readings in start_ns <= timestamp < end_ns by mote and day (DAILY_SUMS_SCHEMA), by (day_start, mote_id).
+
+        A checksum, computed where the readings lie. A store may count in the value that a reading had before it was
+        overwritten by one without; `readings` tells.
+        """
         ...
 
     def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:

@@ -5,7 +5,7 @@ Belongs here: naming, atomic replacement of windows, reads. Not here: what a mar
 
 import datetime as dt
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -143,6 +143,30 @@ class Marts:
             except CommitFailedError:
                 continue
         raise self._outrun(table)
+
+    def merge(self, table: str, frame: pl.DataFrame, key: Sequence[str]) -> int:
+        """Add rows, each in place of the one with the same values in the columns `key` (no nulls); the version made.
+
+        Twice is like once: for a history of what happened. `frame` has no two rows of one key.
+
+        Raises: MartError (a column's name that is none), MartUnavailableError.
+        """
+        if bad := [name for name in (*frame.columns, *key) if not _NAME.fullmatch(name)]:
+            raise MartError(f"mart {table} cannot have columns named {', '.join(map(repr, bad))}")
+        predicate = " AND ".join(f"kept.{name} = added.{name}" for name in key)
+        self._create(table, frame)
+        return self._commit(table, lambda opened: self._merge(opened, frame, predicate))
+
+    def _merge(self, opened: DeltaTable, frame: pl.DataFrame, predicate: str) -> None:
+        merger = opened.merge(
+            frame,
+            predicate,
+            source_alias="added",
+            target_alias="kept",
+            writer_properties=_WRITER,
+            commit_properties=_COMMITS,
+        )
+        merger.when_matched_update_all().when_not_matched_insert_all().execute()
 
     def _overwrite(self, opened: DeltaTable, frame: pl.DataFrame, predicate: str) -> None:
         write_deltalake(

@@ -4,6 +4,7 @@ Belongs here: the flush protocol (docs/architecture.md, Delivery). Not here: wha
 nor when to poll, pause or retry (sieis_streaming.consumer).
 """
 
+import math
 import time
 
 import polars as pl
@@ -29,7 +30,7 @@ class _PartitionBuffer:
         self.expected = position  # the app transaction that the table must hold; None: it has none yet
         self.start = position or 0  # what the broker no longer has below `start` is a gap, accounted as lost
         self.end = start
-        self.told = start - self.start  # lost positions that log and metric know of already
+        self.told = start - self.start  # lost positions that the log knows of already
         self.dead: list[DeadLetter] = []
 
     @property
@@ -83,7 +84,9 @@ class ArchiveSink:
             starts[partition] = max(position or 0, low)
             self._buffers[partition] = _PartitionBuffer(position, starts[partition])
             if low > (position or 0):
-                self._touch()
+                self._oldest = (
+                    -math.inf
+                )  # due at once: a loss is to be in ledger and metric now, not with the next rows
                 self._tell_lost(partition, low - (position or 0), first=position or 0, last=low - 1)
         return starts
 
@@ -206,13 +209,15 @@ class ArchiveSink:
     def _count(self, entries: list[LedgerEntry], dead: list[DeadLetter], kept: pl.DataFrame | None) -> None:
         self._metrics.flushes.labels(self.name).inc()
         self._metrics.duplicates.labels(self.name).inc(sum(entry.duplicates for entry in entries))
+        # Here, with the ledger, and not when a gap is seen: whoever is assigned the partition before this flush sees it
+        # too, and it would count twice.
+        self._metrics.lost.labels(self.name).inc(sum(entry.lost for entry in entries))
         for letter in dead:
             self._metrics.dead_letters.labels(self.name, letter.reason.value).inc()
         if kept is not None:
             self._metrics.written(self.name, kept)
 
     def _tell_lost(self, partition: int, lost: int, *, first: int, last: int) -> None:
-        self._metrics.lost.labels(self.name).inc(lost)
         log.error(
             "the broker no longer has these positions: they are lost",
             topic=self._topic, partition=partition, first=first, last=last, lost_records=lost,

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import polars as pl
@@ -152,19 +153,22 @@ def platform(data_dir: Path, **settings: object) -> Iterator[Platform]:
 class Sender:
     """Sends unique readings at a steady rate from a thread, and notes the position of each from its delivery report."""
 
-    def __init__(self, settings: Settings, rate: int = 1_500, motes: int = 12) -> None:
+    def __init__(self, settings: Settings, rate: int = 1_500, motes: int = 12, **producer: object) -> None:
         self._settings = settings
         self._rate, self._motes = rate, motes
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         config = client_config(settings, locate(settings)) | {"linger.ms": 5, "enable.idempotence": True}
-        self._producer = Producer(config)
+        self._producer = Producer(config | {name.replace("_", "."): value for name, value in producer.items()})
         self.sent: dict[tuple[int, int], dict] = {}
         self.failed: list[str] = []
         self._count = 0
 
-    def send(self, record: dict | bytes | None, key: int) -> None:
-        """Produce one record; its position and content are noted when it is acknowledged."""
+    def send(self, record: dict | bytes | None, key: int | bytes | None, **more: Any) -> None:
+        """Produce one record; its position and content are noted when it is acknowledged.
+
+        `more` are further arguments of `Producer.produce` (headers, timestamp).
+        """
 
         def delivered(error: object, message: object) -> None:
             if error is not None:
@@ -173,7 +177,8 @@ class Sender:
                 self.sent[message.partition(), message.offset()] = record  # pyright: ignore[reportAttributeAccessIssue]
 
         value = json.dumps(record).encode() if isinstance(record, dict) else record
-        self._producer.produce(self._settings.kafka_topic, value, str(key), on_delivery=delivered)
+        text = str(key) if isinstance(key, int) else key
+        self._producer.produce(self._settings.kafka_topic, value, text, on_delivery=delivered, **more)
         self._producer.poll(0)
 
     def unique(self) -> dict:

@@ -18,6 +18,7 @@ from tests.faults.harness import (
     Platform,
     Sender,
     archived,
+    eventually,
     frame,
     platform,
     reading,
@@ -26,7 +27,7 @@ from tests.faults.harness import (
     wait_until_hot,
 )
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600 + 30 * ROUNDS)]
 
 CONSUMER_POINTS = [point for point in crash.POINTS if not point.startswith("load.")]
 
@@ -46,7 +47,15 @@ POISON = [
 
 def _die_at(running: Platform, point: str) -> None:
     process = running.start("consume", crash_at=f"{point}:2")
-    assert process.wait(60) == -signal.SIGKILL, f"{point} was not reached: {running.log.read_text()[-3000:]}"
+    assert process.wait(120) == -signal.SIGKILL, f"{point} was not reached: {running.log.read_text()[-3000:]}"
+
+
+def _reads(running: Platform) -> None:
+    """Wait until the consumer started last has read something for each store."""
+    for sink in ("hot", "archive"):
+        eventually(
+            lambda sink=sink: running.metric("sieis_records_read_total", sink=sink) > 0, f"{sink} to be read for", 120
+        )
 
 
 def _finish(running: Platform, sender: Sender, incarnation: str, hot_readings: int) -> None:
@@ -65,8 +74,10 @@ def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Pa
                 if point.endswith("dead_letters"):
                     sender.send(b"poison", 1)
                 _die_at(running, point)
-            for _ in range(ROUNDS):
+            for number in range(ROUNDS):
                 process = running.start("consume")
+                if number % 3:  # the others may die while they start, or join their groups
+                    _reads(running)
                 try:
                     process.wait(moments.uniform(0.5, 4.0))
                 except subprocess.TimeoutExpired:
@@ -91,6 +102,7 @@ def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path, 
         with Sender(running.settings, rate=500, motes=12) as sender:
             for round_number in range(max(2, ROUNDS)):
                 process = running.start("consume")
+                _reads(running)
                 for number in range(20):
                     ns = NOW_NS - 7_200_000_000_000 + (round_number * 100 + number) * 1_000_000_000
                     first = reading(20 + number, ns, 1)

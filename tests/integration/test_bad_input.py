@@ -230,7 +230,7 @@ def test_a_load_on_a_full_disk_says_so_and_goes_on_when_there_is_space(
 
 def test_a_disk_that_is_full_from_the_start_is_told_and_nothing_half_written_stays(disk: SmallDisk, many: Path) -> None:
     with platform(disk.folder / "var") as one:
-        fill(disk)
+        disk.fill()
         told(one.run("load", str(many)), "disk is full", "free some space")
         assert list((disk.folder / "var").iterdir()) == []
 
@@ -245,7 +245,7 @@ def test_a_consumer_on_a_full_disk_keeps_its_place_and_catches_up(tmp_path: Path
         consumer = one.start("consume")
         wait_until_archived(one.settings, sender.ends(), incarnation)
         wait_until_hot(one.settings, 500)
-        fill(disk)
+        disk.fill()
         send(sender, 4_000)
         for sink, kind in (("archive", "ArchiveUnavailableError"), ("hot", "HotStoreUnavailableError")):
             eventually(
@@ -253,7 +253,7 @@ def test_a_consumer_on_a_full_disk_keeps_its_place_and_catches_up(tmp_path: Path
                 f"{sink}: {one.log.read_text()[-2_000:]}",
             )
         assert consumer.poll() is None
-        (disk.folder / "filler").unlink()
+        disk.free()
         disk.grow(200 * 1024)
         wait_until_archived(one.settings, sender.ends(), incarnation)
         wait_until_hot(one.settings, 4_500)
@@ -271,17 +271,6 @@ def send(sender: Sender, count: int) -> None:
         record = sender.unique()
         sender.send(record, record["mote_id"])
     sender.flush()
-
-
-def fill(disk: SmallDisk) -> None:
-    """Take all space that is left, in ever smaller pieces."""
-    with (disk.folder / "filler").open("wb", buffering=0) as filler:
-        for piece in (1 << 20, 1 << 16, 1 << 12):
-            try:
-                while filler.write(bytes(piece)) == piece:
-                    pass
-            except OSError:
-                continue
 
 
 # -- ports -----------------------------------------------------------------------------------------------------------

@@ -6,12 +6,16 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from deltalake import write_deltalake
 from polars.testing import assert_frame_equal
 
+from sieis_platform.analysis.quality.verdict import RESULTS_SCHEMA, Verdict
 from sieis_platform.defs.assembly import build_definitions
 from sieis_platform.defs.operations.jobs import refresh, refresh_and_train
 from sieis_platform.defs.operations.materialize import MaterializeSummary, NothingToMaterializeError, materialize
 from sieis_platform.defs.partitions import Window, today
+from sieis_platform.defs.quality.assets import build_data_docs
+from sieis_platform.defs.quality.results import Judgement
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
@@ -25,6 +29,8 @@ pytestmark = pytest.mark.timeout(400)  # MLflow and Dagster make their databases
 
 FIRST_DAY, DAYS = dt.date(2004, 2, 28), 35
 PARTITIONED = ("hourly_aggregates", "daily_aggregates", "anomalies")
+#: What is broken, too, where no consumer fills the hot store.
+NOT_RUNNING = {"freshness"}
 
 
 def _archive(settings: Settings, readings: pl.DataFrame, source: str = "history:test") -> None:
@@ -72,8 +78,13 @@ def test_the_real_file_materializes(real: Settings, summary: MaterializeSummary)
     assert summary.failures == []
     assert (summary.last - summary.first).days + 1 == DAYS
     assert summary.partitions_materialized == DAYS * len(PARTITIONED)
-    assert (summary.checks_passed, summary.checks_warned, summary.checks_failed) == (6, 2, 0)
-    assert [text.split(": ")[1] for text in summary.warnings] == ["ranges", "completeness"]
+    assert (summary.checks_passed, summary.checks_warned, summary.checks_failed) == (8, 4, 0)
+    assert [tuple(text.split(": ")[:2]) for text in summary.warnings] == [
+        ("archive", "ranges"),
+        ("archive", "freshness"),
+        ("archive", "completeness"),
+        ("hot_store", "freshness"),
+    ]
 
 
 def test_aggregates_of_the_real_file_hold_its_known_facts(real: Settings, summary: MaterializeSummary) -> None:
@@ -115,6 +126,7 @@ def test_runs_observation_and_checks_are_kept_for_the_ui(real: Settings, summary
         assert runs == {
             "observe_archive": dg.DagsterRunStatus.SUCCESS,
             "refresh_and_train": dg.DagsterRunStatus.SUCCESS,
+            "build_data_docs": dg.DagsterRunStatus.SUCCESS,
         }
         observed = instance.fetch_observations(dg.AssetKey("archive"), limit=1).records[0].asset_observation
         assert observed is not None
@@ -219,13 +231,121 @@ def test_aggregates_that_do_not_add_up_stop_the_scoring(small: Settings) -> None
     assert not open_marts(small).exists("anomalies")
 
 
-def test_a_position_stored_twice_stops_everything(small: Settings) -> None:
+def _check(result: dg.ExecuteInProcessResult, asset: str, name: str) -> dg.AssetCheckEvaluation:
+    (found,) = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if (check.asset_key.to_user_string(), check.check_name) == (asset, name)
+    ]
+    return found
+
+
+def _broken(result: dg.ExecuteInProcessResult) -> set[str]:
+    return {check.check_name for check in result.get_asset_check_evaluations() if not check.passed}
+
+
+def test_a_position_stored_twice_stops_everything_and_the_docs_tell(small: Settings) -> None:
     _archive(small, _day_of_readings(_days()[0]).head(1))
+    definitions = build_definitions(small)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = _run(small, instance)
+        assert not result.success
+        assert _materialized(result) == set()
+        assert not open_marts(small).exists("daily_aggregates")
+        site = definitions.resolve_job_def(build_data_docs.name).execute_in_process(instance=instance)
+    check = _check(result, "archive", "positions_unique")
+    assert (check.passed, check.severity, check.metadata["unexpected"].value) == (False, dg.AssetCheckSeverity.ERROR, 2)
+    assert str(check.metadata["unexpected_rows"].value).count("history:test") == 2
+    assert check.metadata["archive_version"].value == open_archive(small).version()
+    (made,) = site.get_asset_materialization_events()
+    index = small.data_docs_path / "index.html"
+    assert made.materialization.metadata["path"].value == str(index)
+    assert "broken: positions_unique" in index.read_text()
+    assert (small.data_docs_path / "expectations" / "archive_readings.html").is_file()
+
+
+def test_an_archive_of_another_shape_stops_everything(small: Settings) -> None:
+    table = open_archive(small).table()
+    rows = pl.scan_delta(table).collect().cast({"temperature": pl.Float64})
+    write_deltalake(table, rows, mode="overwrite", schema_mode="overwrite")
     with dg.DagsterInstance.ephemeral() as instance:
         result = _run(small, instance)
     assert not result.success
     assert _materialized(result) == set()
-    assert not open_marts(small).exists("daily_aggregates")
+    check = _check(result, "archive", "schema")
+    assert check.severity is dg.AssetCheckSeverity.ERROR
+    assert "temperature" in str(check.metadata["unexpected_rows"].value)
+    assert "not judged" in str(_check(result, "archive", "ranges").description)
+
+
+def test_every_result_is_kept_once_a_run(small: Settings) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        runs = [_run(small, instance).run_id for _ in range(2)]
+    kept = _mart(small, "quality_results")
+    assert kept.schema == RESULTS_SCHEMA
+    assert dict(kept.group_by("run_id").len().iter_rows()) == dict.fromkeys(runs, 12)
+    window = Window(*_days())
+    again = Judgement(dg.AssetKey("hot_store"), window, 3, runs[0])
+    again.add([Verdict("freshness", "hot_store_age", True, "warning", "told again")])
+    for _ in range(2):
+        again.keep(open_marts(small))
+    after = _mart(small, "quality_results")
+    assert after.height == kept.height
+    told = after.filter(run_id=runs[0], asset="hot_store", check_name="freshness")
+    assert told.select("passed", "text").rows() == [(True, "told again")]
+
+
+def _check_hot(settings: Settings) -> dg.ExecuteInProcessResult:
+    checks = build_definitions(settings).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        return checks.execute_in_process(
+            instance=instance, tags=Window(*_days()).tags(), op_selection=["hot_store_expectations"]
+        )
+
+
+def test_hot_store_and_archive_are_compared_reading_by_reading(small: Settings) -> None:
+    readings = pl.concat([_day_of_readings(day) for day in _days()])
+    start = Window(*_days()).start_ns
+    hot = open_hot(small)
+    try:
+        hot.write_readings(readings)
+        same = _check(_check_hot(small), "hot_store", "equals_archive")
+        hot.delete_readings(start, start + 30_000_000_001, [2])
+        missing = _check(_check_hot(small), "hot_store", "equals_archive")
+        hot.write_readings(readings.with_columns(pl.col("voltage") + (pl.col("mote_id") == 3).cast(pl.Float32) * 0.01))
+        other = _check(_check_hot(small), "hot_store", "equals_archive")
+    finally:
+        hot.close()
+    assert (same.passed, same.metadata["rows"].value) == (True, 6)
+    assert (missing.passed, missing.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert str(missing.description).startswith("days of a mote with another number of readings: 1 of 6 (16.67%)")
+    assert other.description == "days of a mote with another sum of voltage: 2 of 6 (33.33%)"
+
+
+def test_what_only_one_store_has_yet_is_not_compared(small: Settings) -> None:
+    readings = pl.concat([_day_of_readings(day) for day in _days()])
+    hot = open_hot(small)
+    try:
+        # The hot store is an hour and a half behind: what both must have ends an hour before that.
+        behind = Window(*_days()).end_ns - 5_400 * 10**9
+        hot.write_readings(readings.filter(pl.col("timestamp") < behind))
+        assert _check(_check_hot(small), "hot_store", "equals_archive").passed
+        late = _check(_check_hot(small), "hot_store", "freshness")
+    finally:
+        hot.close()
+    assert not late.passed
+    assert "90.5" in str(late.metadata["unexpected_rows"].value)
+
+
+def test_a_hot_store_that_is_away_is_a_failed_check_not_a_failed_run(
+    small: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIEIS_INFLUX_TOKEN", "none")
+    result = _check_hot(Settings(data_dir=small.data_dir, influx_url="http://127.0.0.1:1"))
+    assert result.success
+    check = _check(result, "hot_store", "equals_archive")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "not judged" in str(check.description)
 
 
 def test_an_impossible_building_is_a_warning_and_goes_on(small: Settings) -> None:
@@ -234,8 +354,7 @@ def test_an_impossible_building_is_a_warning_and_goes_on(small: Settings) -> Non
     with dg.DagsterInstance.ephemeral() as instance:
         result = _run(small, instance)
     assert result.success
-    broken = {check.check_name for check in result.get_asset_check_evaluations() if not check.passed}
-    assert broken == {"keys_repeated", "ranges"}
+    assert _broken(result) == {"keys_repeated", "ranges", *NOT_RUNNING}
     day = _mart(small, "daily_aggregates").filter(pl.col("date") == _days()[1].isoformat(), pl.col("mote_id") == 1)
     # The later of two readings with one key wins.
     assert day.select("record_count", "out_of_range_count", "temp_avg").rows() == [(2_880, 2_880, None)]

@@ -136,7 +136,9 @@ def test_retention_and_vacuum_leave_what_verify_can_prove(settings: Settings) ->
             os.utime(file, (old, old))
         second = run(short, instance, vacuum)
     assert metadata(second, "archive_vacuum")["log_entries_deleted"] > 10
-    assert metadata(second, "ledger")["covered_to_version"] == metadata(second, "ledger")["covered_to_version"]
+    begins = archive.commits()[-1]["version"]
+    assert begins > 10
+    assert metadata(second, "ledger")["covered_to_version"] >= begins - 1
     audit = audit_archive(archive)
     assert audit.findings == []
     assert (audit.accounts[0].removed, audit.accounts[0].end) == (180 * (MOTES - 1), archive.position(APP))

@@ -60,7 +60,10 @@ def test_topics_are_made_as_the_settings_say_and_once(settings: Settings) -> Non
     assert config["retention.ms"] == str(24 * 3_600_000)
     assert config["segment.bytes"] == str(100 * 1024 * 1024)
     assert config["message.timestamp.type"] == "LogAppendTime"
-    assert int(config_of(settings, settings.kafka_dlq_topic)["retention.ms"]) > int(config["retention.ms"])
+    letters = config_of(settings, settings.kafka_dlq_topic)
+    assert int(letters["retention.ms"]) > int(config["retention.ms"])
+    # A letter is a record and more.
+    assert int(letters["max.message.bytes"]) > int(config["max.message.bytes"])
     again = ensure_topics(settings)
     assert [(topic.made, topic.differences) for topic in again] == [(False, [])] * 2
 

@@ -51,6 +51,11 @@ class Snapshot:
             counts = self.rows(window).select(KEY).unique().group_by(DATE).len().collect()
         return {date: int(count) for date, count in counts.iter_rows()}
 
+    def newest(self) -> int | None:
+        """The newest timestamp (Unix ns), None where the archive is empty. Reads one day."""
+        with self._archive.reading():
+            return self.rows(self.recent(1)).select(pl.col("timestamp").max()).collect().item()
+
     def recent(self, days: int) -> Window:
         """The window of the newest `days` days that have readings; today where the archive is empty."""
         stored = list(self.rows_by_day())[-days:] or [today()]

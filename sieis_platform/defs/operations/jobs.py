@@ -12,25 +12,26 @@ from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.ml.assets import ANOMALIES, MODEL
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
+from sieis_platform.defs.stream.assets import HOT_STORE
 
-#: Checks of the archive belong to every run over days; the observation, which has no partition, is a job of its own.
-_ARCHIVE_CHECKS: Final = dg.AssetSelection.checks_for_assets(ARCHIVE)
+#: Checks of the stores belong to every run over days; the observation, which has no partition, is a job of its own.
+_STORE_CHECKS: Final = dg.AssetSelection.checks_for_assets(ARCHIVE, HOT_STORE)
 _NO_ARCHIVE: Final = "there is no archive yet; run `sieis load FILE` or `sieis consume`"
 _REFRESHED: Final = dg.AssetSelection.assets(*MARTS.values(), ANOMALIES)
 
 observe_archive = dg.define_asset_job(
     "observe_archive",
-    selection=dg.AssetSelection.assets(ARCHIVE) - _ARCHIVE_CHECKS,
+    selection=dg.AssetSelection.assets(ARCHIVE) - _STORE_CHECKS,
     description="Look at the archive: version, rows, days, positions.",
 )
 refresh = dg.define_asset_job(
     "refresh",
-    selection=_REFRESHED | _ARCHIVE_CHECKS,
+    selection=_REFRESHED | _STORE_CHECKS,
     description="Aggregate, check and score days with the model in use.",
 )
 refresh_and_train = dg.define_asset_job(
     "refresh_and_train",
-    selection=_REFRESHED | dg.AssetSelection.assets(MODEL) | _ARCHIVE_CHECKS,
+    selection=_REFRESHED | dg.AssetSelection.assets(MODEL) | _STORE_CHECKS,
     description="Train a new model, then aggregate, check and score days with it.",
 )
 JOBS: Final = [observe_archive, refresh, refresh_and_train]

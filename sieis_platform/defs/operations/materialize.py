@@ -16,6 +16,7 @@ from sieis_platform.defs.assembly import build_definitions
 from sieis_platform.defs.operations.home import overrides, prepare_home
 from sieis_platform.defs.operations.jobs import observe_archive, refresh_and_train
 from sieis_platform.defs.partitions import Window, daily_partitions, today
+from sieis_platform.defs.quality.assets import build_data_docs
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
 from sieis_platform.stores.open import open_archive
@@ -48,7 +49,7 @@ class MaterializeSummary:
 
 
 def materialize(settings: Settings, first: dt.date | None, last: dt.date | None) -> MaterializeSummary:
-    """Observe the archive, then aggregate, check, train and score the days `first` to `last` in one run.
+    """Observe the archive, then aggregate, check, train and score the days `first` to `last`, then make the Data Docs.
 
     An open bound reaches to the first or last day that has readings. The runs are kept in the Dagster instance of the
     data directory, where the UI shows them. A failed check or step is told in the summary, not raised.
@@ -68,6 +69,9 @@ def materialize(settings: Settings, first: dt.date | None, last: dt.date | None)
             ),
             definitions.resolve_job_def(refresh_and_train.name).execute_in_process(
                 instance=instance, raise_on_error=False, run_config=_QUIET, tags=window.tags()
+            ),
+            definitions.resolve_job_def(build_data_docs.name).execute_in_process(
+                instance=instance, raise_on_error=False, run_config=_QUIET
             ),
         ]
     return _summary(window, results, time.monotonic() - began)

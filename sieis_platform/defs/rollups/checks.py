@@ -10,10 +10,11 @@ from typing import Final, NamedTuple
 import dagster as dg
 import polars as pl
 
-from sieis_platform.analysis.aggregates import BUILDING
+from sieis_platform.analysis.quality.tables import counted
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.partitions import Window
+from sieis_platform.defs.quality.results import Judgement
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS, READINGS
 from sieis_platform.stores.archive import VersionGoneError
@@ -21,26 +22,6 @@ from sieis_platform.stores.hot import Period
 
 #: Partitions whose materializations are looked up at once (the API's own limit is 1,000 records a call).
 _LOOKUP: Final = 1_000
-
-
-def compare_counts(aggregates: pl.DataFrame, archived: Mapping[str, int]) -> dict[str, tuple[int, int, int]]:
-    """Days on which counts differ: date → (archived readings, counted for the building, summed over motes).
-
-    `aggregates`: date, mote_id, record_count. `archived`: readings by date. A day that one of them lacks counts as 0.
-    """
-    building = pl.col("mote_id") == BUILDING
-    counted = aggregates.group_by("date").agg(
-        pl.col("record_count").filter(building).sum().alias("building"),
-        pl.col("record_count").filter(~building).sum().alias("motes"),
-    )
-    by_date = {date: (int(whole), int(motes)) for date, whole, motes in counted.iter_rows()}
-    differing = {}
-    for date in sorted({*by_date, *archived}):
-        whole, motes = by_date.get(date, (0, 0))
-        expected = archived.get(date, 0)
-        if not expected == whole == motes:
-            differing[date] = (expected, whole, motes)
-    return differing
 
 
 def counts_check(period: Period) -> dg.AssetChecksDefinition:
@@ -68,25 +49,10 @@ def counts_check(period: Period) -> dg.AssetChecksDefinition:
                     .collect()
                 )
             archived = _archived(context.instance, key, platform, window)
-        differing = compare_counts(aggregates, archived)
-        return dg.AssetCheckResult(
-            passed=not differing,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=(
-                f"{len(differing)} of {window.days} days differ from the archive, first {min(differing)}"
-                if differing
-                else f"{sum(archived.values()):,} readings in {window.days} days, each counted once"
-            ),
-            metadata={
-                "readings": sum(archived.values()),
-                "differing_days": dg.MetadataValue.json(
-                    {
-                        date: dict(zip(("archive", "building", "motes"), counts, strict=True))
-                        for date, counts in differing.items()
-                    }
-                ),
-            },
-        )
+            judgement = Judgement(key, window, None, context.run.run_id)
+            judgement.evaluate("aggregates_days", counted(aggregates, archived))
+            judgement.keep(marts)
+        return next(judgement.results(readings=dg.MetadataValue.int(sum(archived.values()))))
 
     return counts_equal_archive
 

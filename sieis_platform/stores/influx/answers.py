@@ -16,6 +16,8 @@ _DROPPED: Final = re.compile(r"dropped=(\d+)")
 #: database: ..." (2.7.12); "points beyond retention policy dropped=2" (before).
 _RETENTION: Final = re.compile(r"retention policy", re.IGNORECASE)
 
+_FULL: Final = "no space left on device"
+
 
 class Refusal(NamedTuple):
     """Points of a batch that the server did not take, though it took the others."""
@@ -66,7 +68,13 @@ def error(address: str, answer: httpx.Response) -> HotStoreError | HotStoreUnava
                 f"InfluxDB at {address} is too busy ({said})", retry_after_seconds=retry_after(answer)
             )
         case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            # Among them a full disk ("no space left on device") and a server that is just starting or stopping.
+            if _FULL in answer.text:
+                # Space alone does not help: the segment of the write-ahead log refuses all writes after the first that
+                # failed, and a shard that could not be opened is not tried again.
+                return HotStoreUnavailableError(
+                    f"the disk of InfluxDB at {address} is full; free space, then restart InfluxDB ({said})"
+                )
+            # Among them a server that is just starting or stopping.
             return HotStoreUnavailableError(
                 f"InfluxDB at {address} cannot answer now ({said})", retry_after_seconds=retry_after(answer)
             )

@@ -6,7 +6,7 @@ InfluxDB OSS 2 has no query parameters: names come from allow-lists, values are 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from sieis_platform.errors import FatalError
 from sieis_platform.reading import FIELDS
@@ -96,6 +96,11 @@ _FROM: Final = (
 _MOTES: Final = " |> filter(fn: (r) => {motes})"
 _KEEP: Final = ' |> keep(columns: ["_time", "_value", "_field", "mote_id"])'
 
+_DAILY: Final = {
+    name: f' |> aggregateWindow(every: 1d, fn: {name}, createEmpty: false, timeSrc: "_start")'
+    for name in ("count", "sum")
+}
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -123,6 +128,10 @@ class Selection:
     def count(self) -> str:
         """The number of values of each series: _value, mote_id."""
         return self._text() + ' |> count() |> keep(columns: ["_value", "mote_id"])'
+
+    def daily(self, function: Literal["count", "sum"]) -> str:
+        """The number or the sum of the values of each series and day (UTC): _time is the start of the day."""
+        return self._text() + _DAILY[function] + _KEEP
 
     def _text(self) -> str:
         text = render(

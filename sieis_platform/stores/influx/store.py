@@ -14,8 +14,11 @@ import structlog
 from sieis_platform.reading import FIELDS, READING_SCHEMA
 from sieis_platform.stores.hot import (
     AGGREGATE_SCHEMA,
+    DAILY_SUMS_SCHEMA,
     LATEST_SCHEMA,
+    SUMS,
     HotStoreError,
+    HotStoreUnavailableError,
     Period,
     WriteOutcome,
 )
@@ -33,6 +36,8 @@ _FIRST_WINDOW_NS: Final = 3_600 * 1_000_000_000
 #: 31 of 75 queries met a reading half written, most of them one.
 _LATEST_ATTEMPTS: Final = 8
 _READING_FIELDS: Final = (*FIELDS, PRESENT)
+#: Requests do not get smaller than this after failures: 180 KB, which a wire of 0.2 Mbit/s carries within 10 s.
+_LEAST_REQUEST_ROWS: Final = 1_000
 
 
 class _Rows(NamedTuple):
@@ -64,6 +69,7 @@ class InfluxHotStore:
         self._buckets: dict[Period, str] = {"daily": bucket, "hourly": hourly_bucket}
         self._bucket = bucket
         self._retention_ns = None if retention_days is None else retention_days * DAY_NS
+        self._most_rows = request_rows
         self._request_rows = request_rows
         self._now_ns = now_ns
 
@@ -79,12 +85,11 @@ class InfluxHotStore:
             rows = rows.filter(pl.col("timestamp") >= now - self._retention_ns)
         updated = pl.select(_utc_text(pl.lit(now))).item()
         beyond, refused = readings.height - rows.height, 0
-        for piece in rows.iter_slices(self._request_rows):
-            for refusal in self._write(self._bucket, lines.readings(piece, updated)):
-                if refusal.beyond_retention:
-                    beyond += refusal.points
-                else:
-                    refused += refusal.points
+        for refusal in self._send(self._bucket, rows, lambda piece: lines.readings(piece, updated)):
+            if refusal.beyond_retention:
+                beyond += refusal.points
+            else:
+                refused += refusal.points
         return WriteOutcome(readings.height - beyond - refused, beyond, refused)
 
     def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:
@@ -93,8 +98,7 @@ class InfluxHotStore:
         Raises: HotStoreUnavailableError, HotStoreError.
         """
         rows = aggregates.select(pl.col(name).cast(dtype) for name, dtype in AGGREGATE_SCHEMA.items())
-        for piece in rows.iter_slices(self._request_rows):
-            self._write(self._buckets[period], lines.aggregates(period, piece))
+        self._send(self._buckets[period], rows, lambda piece: lines.aggregates(period, piece))
 
     def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
         """See HotStore. InfluxDB does not say what it deleted: the number is what was there just before."""
@@ -111,6 +115,23 @@ class InfluxHotStore:
     def expire(self, before_ns: int) -> int:
         """See HotStore. Nothing needs to call it: the bucket's own retention removes what is old."""
         return self.delete_readings(MIN_NS, before_ns)
+
+    def _send(
+        self, bucket: str, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series]
+    ) -> list[answers.Refusal]:
+        """Send `rows` in requests of the size that got through last; what the server refused of them.
+
+        Raises: HotStoreUnavailableError, HotStoreError.
+        """
+        refusals: list[answers.Refusal] = []
+        for piece in rows.iter_slices(self._request_rows):
+            try:
+                refusals += self._write(bucket, to_lines(piece))
+            except HotStoreUnavailableError:
+                self._request_rows = min(self._most_rows, max(_LEAST_REQUEST_ROWS, piece.height // 2))
+                raise
+        self._request_rows = min(self._most_rows, self._request_rows * 2)
+        return refusals
 
     def _write(self, bucket: str, batch: pl.Series) -> list[answers.Refusal]:
         """Send one request of lines; what the server refused of them.
@@ -178,6 +199,23 @@ class InfluxHotStore:
         """See HotStore."""
         counts = self._count(MIN_NS if start_ns is None else start_ns, MAX_NS if end_ns is None else end_ns, None)
         return int(counts["rows"].sum())
+
+    def daily_sums(self, start_ns: int, end_ns: int) -> pl.DataFrame:
+        """See HotStore. A value that was overwritten by null is still there, and counts: only a row's bits tell."""
+        if _nothing(start_ns, end_ns, None):
+            return pl.DataFrame(schema=DAILY_SUMS_SCHEMA)
+        key = ["mote_id", "timestamp"]
+        counts = Selection(self._bucket, READINGS, (PRESENT,), start_ns, end_ns)
+        counted = self._values(counts.daily("count"), pl.Int64()).filter(pl.col("_field") == PRESENT)
+        frame = counted.select(*key, pl.col("_value").alias("readings"))
+        sums = self._values(Selection(self._bucket, READINGS, FIELDS, start_ns, end_ns).daily("sum"), pl.Float64())
+        for name, field in SUMS.items():
+            added = sums.filter(pl.col("_field") == field).select(*key, pl.col("_value").alias(name))
+            frame = frame.join(added, on=key, how="left").with_columns(pl.col(name).fill_null(0.0))
+        # The first day of the range is told by where the range starts.
+        day = pl.col("timestamp") - pl.col("timestamp") % DAY_NS
+        rows = frame.with_columns(day.alias("day_start")).select(DAILY_SUMS_SCHEMA.names())
+        return rows.cast(DAILY_SUMS_SCHEMA).sort("day_start", "mote_id")
 
     def aggregates(
         self, period: Period, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None

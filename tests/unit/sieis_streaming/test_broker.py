@@ -1,6 +1,7 @@
 """The embedded broker: its published address, restarts, refusals and what clients see of it."""
 
 import datetime as dt
+import logging
 import os
 import signal
 import socket
@@ -13,7 +14,8 @@ from unittest.mock import create_autospec
 
 import msgspec
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition, Uuid
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition, Uuid
 from confluent_kafka.admin import AdminClient, TopicDescription
 
 from sieis_platform.settings import Settings
@@ -25,11 +27,13 @@ from sieis_streaming.broker import (
     BrokerUnavailableError,
     EmbeddedBroker,
     Published,
+    _LibrdkafkaLog,
     client_config,
     has_moved,
     incarnation,
     locate,
 )
+from tests.faults.harness import eventually
 
 
 @pytest.fixture
@@ -176,3 +180,32 @@ with EmbeddedBroker(Settings(data_dir=pathlib.Path(sys.argv[1]), _env_file=None)
     print("up", flush=True)
     threading.Event().wait()
 """
+
+
+def test_a_broker_that_stays_away_does_not_fill_the_log(settings: Settings) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: refuses
+        address = BrokerAddress(f"127.0.0.1:{unused.getsockname()[1]}", embedded=False)
+        refused: list[KafkaError] = []
+        with structlog.testing.capture_logs() as logs:
+            client = Producer(client_config(settings, address) | {"error_cb": refused.append})
+            eventually(lambda: client.poll(0.1) >= 0 and len(refused) > 40, "refused again and again", 60)
+    lines = [line for line in logs if line["event"] == "librdkafka"]
+    assert lines
+    assert len(lines) < len(refused) / 2
+
+
+def test_a_line_of_the_client_library_comes_again_with_its_number_of_repeats() -> None:
+    seconds = 0.0
+    logger = _LibrdkafkaLog(None, clock=lambda: seconds)
+    with structlog.testing.capture_logs() as logs:
+        for seconds in (0.0, 0.1, 9.9, 10.0, 10.1):
+            logger.log(
+                logging.ERROR, "%s", "FAIL", "sieis#consumer-1", f"refused (after {seconds} ms in state CONNECT)"
+            )
+        logger.log(logging.ERROR, "%s", "FAIL", "sieis#consumer-2", "refused (after 0 ms in state CONNECT)")
+    assert [(line["client"], line.get("repeats")) for line in logs] == [
+        ("sieis#consumer-1", None),
+        ("sieis#consumer-1", 2),
+        ("sieis#consumer-2", None),
+    ]

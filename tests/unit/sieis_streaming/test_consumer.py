@@ -213,6 +213,24 @@ def test_moved_positions_are_taken_up_anew_from_where_the_sink_says(topic: Topic
     assert [ranges[0] for ranges in sink.assigned] == [OffsetRange(0, 10)] * 2
 
 
+def test_partitions_taken_up_anew_while_paused_are_read_on(topic: Topic) -> None:
+    """A commit whose answer was lost looks so: the store fails, and then the position has moved, by ourselves."""
+    sink, metrics = RecordingSink(), ConsumerMetrics()
+
+    def down_once() -> None:
+        sink.fault, sink.starts = raising(PositionMovedError("it was us")), {0: 10}
+        raise StoreDownError("the answer was lost")
+
+    sink.fault = down_once
+    topic.send(*readings(0, 10))
+    with running(consumer(sink, topic.settings, metrics)):
+        eventually(lambda: len(sink.assigned) == 2, "the partitions taken up anew", 20)
+        sink.fault = lambda: None
+        topic.send(*readings(10, 2))
+        eventually(lambda: len(sink.stored) >= 2, "the records behind it", 20)
+    assert sink.stored == [(0, 10), (0, 11)]
+
+
 def test_a_sink_that_fails_for_good_ends_the_run_and_the_other_stops_gracefully(topic: Topic) -> None:
     broken, healthy, metrics = RecordingSink("archive"), RecordingSink("hot"), ConsumerMetrics()
     broken.fault = lambda: None if len(healthy.stored) < 5 else raising(StoreBrokenError("the store is broken"))()

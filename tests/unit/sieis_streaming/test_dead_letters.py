@@ -11,6 +11,7 @@ from sieis_platform.settings import Settings
 from sieis_streaming import dead_letters
 from sieis_streaming.broker import client_config, locate
 from sieis_streaming.dead_letters import (
+    PRODUCER_CONFIG,
     DeadLetterDeliveryError,
     DeadLetterNotFoundError,
     DeadLetterPublisher,
@@ -278,6 +279,25 @@ def test_without_an_acknowledgement_it_is_a_retriable_error(topic: Topic, nowher
     with pytest.raises(DeadLetterDeliveryError, match="2 message"):
         DeadLetterPublisher(nowhere, topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
     assert issubclass(DeadLetterDeliveryError, RetriableError)
+
+
+def test_a_record_of_any_size_that_could_be_read_is_kept(topic: Topic, kept: Kept) -> None:
+    config = client_config(topic.settings, locate(topic.settings))
+    value = b"[" + b"1," * 1_500_000
+    with_room = Producer(config | {"message.max.bytes": 5_000_000, "compression.type": "lz4"})
+    with_room.produce(topic.settings.kafka_topic, value, partition=0)
+    assert not with_room.flush(10)
+    publisher = DeadLetterPublisher(Producer(config | PRODUCER_CONFIG), topic.settings.kafka_dlq_topic)
+    publisher.publish(decode(topic.read(1), 300).dead, topic.settings.kafka_topic, INCARNATION)
+    (letter,) = kept()
+    assert letter.value == value
+
+
+def test_a_record_too_large_for_the_topic_is_a_retriable_error_that_says_what_to_do(topic: Topic) -> None:
+    config = client_config(topic.settings, locate(topic.settings)) | {"message.max.bytes": 1_000}
+    dead = decode(topic.through(Record(b"x" * 2_000), Record(b"y")), 300).dead
+    with pytest.raises(DeadLetterDeliveryError, match=r"1 message.*raise `max\.message\.bytes`"):
+        DeadLetterPublisher(Producer(config), topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
 
 
 def test_a_broker_that_is_gone_cannot_be_read(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:

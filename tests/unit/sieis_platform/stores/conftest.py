@@ -21,6 +21,24 @@ class SmallDisk:
     def grow(self, kilobytes: int) -> None:
         self._mount(kilobytes, 32)  # MS_REMOUNT
 
+    def fill(self) -> None:
+        """Take all space that is left, in ever smaller pieces; again for what has been freed since."""
+        with self._filler.open("ab", buffering=0) as filler:
+            for piece in (1 << 20, 1 << 16, 1 << 12):
+                try:
+                    while filler.write(bytes(piece)) == piece:
+                        pass
+                except OSError:
+                    continue
+
+    def free(self) -> None:
+        """Give back what `fill` took."""
+        self._filler.unlink()
+
+    @property
+    def _filler(self) -> Path:
+        return self.folder / "filler"
+
     def _mount(self, kilobytes: int, flags: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         options = f"size={kilobytes}k".encode()

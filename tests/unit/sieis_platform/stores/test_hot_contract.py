@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from sieis_platform.reading import MAX_MOTE_ID, READING_SCHEMA
-from sieis_platform.stores.hot import AGGREGATE_SCHEMA, LATEST_SCHEMA, HotStore, Period, WriteOutcome
+from sieis_platform.stores.hot import (
+    AGGREGATE_SCHEMA,
+    DAILY_SUMS_SCHEMA,
+    LATEST_SCHEMA,
+    HotStore,
+    Period,
+    WriteOutcome,
+)
 from sieis_platform.stores.sqlite import SqliteHotStore
 from sieis_platform.timeline import DAY_NS
 from tests.influxdb import Buckets
@@ -65,6 +72,7 @@ def test_an_empty_store_answers_with_empty_frames(hot: HotStore) -> None:
     assert_frame_equal(hot.readings(0, NOW_NS), pl.DataFrame(schema=READING_SCHEMA))
     assert_frame_equal(hot.readings(0, NOW_NS, [1], limit=5), pl.DataFrame(schema=READING_SCHEMA))
     assert_frame_equal(hot.aggregates("daily", 0, NOW_NS), pl.DataFrame(schema=AGGREGATE_SCHEMA))
+    assert_frame_equal(hot.daily_sums(0, NOW_NS), pl.DataFrame(schema=DAILY_SUMS_SCHEMA))
     assert hot.count_readings() == hot.count_readings(0, NOW_NS) == 0
     assert hot.delete_readings(0, NOW_NS) == hot.expire(NOW_NS) == 0
 
@@ -181,6 +189,38 @@ def test_counts_take_open_bounds(hot: HotStore) -> None:
     assert hot.count_readings(start_ns=T + 1) == 4
     assert hot.count_readings(end_ns=T + 1) == 2
     assert hot.count_readings(T + 1, T + 2) == 2
+
+
+def test_daily_sums_count_and_add_up_each_mote_and_day_of_the_half_open_interval(hot: HotStore) -> None:
+    midnight = T  # NOW_NS is one, too
+    hot.write_readings(
+        readings(
+            [
+                (1, midnight - 2, 10.0, 1.0),
+                (1, midnight - 1, 20.5, None),
+                (1, midnight, 1.0, None),
+                (2, midnight + 5, -3.25, 40.0, 0.5, 2.5),
+                (2, midnight + 7, 4.0),
+            ]
+        )
+    )
+    hot.write_readings(readings([(1, midnight - 1, 21.5, None)]))
+    before = midnight - DAY_NS
+    whole = [
+        (1, before, 2, 31.5, 1.0, 0.0, 0.0),
+        (1, midnight, 1, 1.0, 0.0, 0.0, 0.0),
+        (2, midnight, 2, 0.75, 40.0, 0.5, 2.5),
+    ]
+    found = hot.daily_sums(before, midnight + DAY_NS)
+    assert found.schema == DAILY_SUMS_SCHEMA
+    assert found.rows() == whole
+    # A range that begins and ends within a day counts that part of it, on that day.
+    assert hot.daily_sums(midnight - 1, midnight + 7).rows() == [
+        (1, before, 1, 21.5, 0.0, 0.0, 0.0),
+        whole[1],
+        (2, midnight, 1, -3.25, 40.0, 0.5, 2.5),
+    ]
+    assert hot.daily_sums(midnight + 7, midnight + 7).is_empty()
 
 
 def test_deleting_removes_the_interval_of_the_motes_asked_for(hot: HotStore) -> None:

@@ -217,3 +217,22 @@ def test_a_file_in_place_of_the_root_is_named(tmp_path: Path) -> None:
     (tmp_path / "marts").write_text("")
     with pytest.raises(MartError, match="cannot be made or opened"):
         Marts(str(tmp_path / "marts")).append("rollup", days(1))
+
+
+def test_merging_replaces_the_rows_of_its_keys_and_adds_the_others(tmp_path: Path) -> None:
+    marts = Marts(str(tmp_path))
+    first = pl.DataFrame({"date": ["2026-05-01", "2026-05-01"], "run": ["a", "b"], "value": [1, 2]})
+    marts.merge("history", first, ["date", "run"])
+    later = pl.DataFrame({"date": ["2026-05-01", "2026-05-02"], "run": ["b", "b"], "value": [20, 3]})
+    for _ in range(2):
+        marts.merge("history", later, ["date", "run"])
+    assert sorted(marts.scan("history").collect().rows()) == [
+        ("2026-05-01", "a", 1),
+        ("2026-05-01", "b", 20),
+        ("2026-05-02", "b", 3),
+    ]
+
+
+def test_merging_by_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MartError, match="cannot have columns named 'a OR true'"):
+        Marts(str(tmp_path)).merge("history", pl.DataFrame({"a": [1]}), ["a OR true"])

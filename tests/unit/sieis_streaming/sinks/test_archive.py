@@ -107,10 +107,27 @@ def test_the_first_owner_reads_from_the_beginning_the_next_where_the_table_stand
 
 def test_what_the_broker_no_longer_has_is_accounted_as_lost(bench: Bench) -> None:
     assert bench.sink.assign({0: OffsetRange(5, 5), 1: OffsetRange(0, 0)}) == {0: 5, 1: 0}
-    assert bench.metric("sieis_records_lost_total") == 5
+    assert bench.sink.due(), "a loss is written down at once"
     assert bench.sink.flush() == {0: 5}  # though nothing was read
+    assert bench.metric("sieis_records_lost_total") == 5
     (entry,) = bench.archive.ledger()
     assert (entry.start, entry.end, entry.stored, entry.lost) == (0, 5, 0, 5)
+    bench.assert_clean()
+
+
+def test_a_gap_seen_by_several_owners_before_one_of_them_flushes_counts_once(bench: Bench) -> None:
+    gap = {0: OffsetRange(5, 5)}
+    bench.sink.assign(gap)
+    bench.sink.revoke([0])
+    bench.sink.assign(gap)
+    other = bench.another()
+    other.assign(gap)
+    other.flush()
+    with pytest.raises(PositionMovedError):
+        bench.sink.flush()
+    assert bench.sink.assign(gap) == {0: 5}
+    assert bench.sink.flush() == {}
+    assert bench.metric("sieis_records_lost_total") == 5
     bench.assert_clean()
 
 

@@ -68,6 +68,15 @@ def test_a_busy_server_is_left_alone_as_long_as_it_asks(
         assert caught.value.retry_after_seconds == seconds
 
 
+def test_a_full_disk_is_told_with_what_to_do_however_long_the_answer() -> None:
+    said = f"not attempting to open shard 2; {'/path' * 100}: no space left on device"
+    with (
+        answering(500, f'{{"message": "{said}"}}') as store,
+        pytest.raises(HotStoreUnavailableError, match="is full; free space, then restart InfluxDB"),
+    ):
+        store.write_readings(ROW)
+
+
 @pytest.mark.parametrize(
     ("status", "text"),
     [(401, "sieis setup"), (403, "sieis setup"), (404, "sieis setup"), (422, "unheard of"), (301, "301")],
