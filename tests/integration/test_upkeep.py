@@ -94,24 +94,31 @@ def test_the_open_day_is_compacted(settings: Settings) -> None:
 def test_days_are_closed_once_and_again_when_rows_come_late(settings: Settings, tmp_path: Path) -> None:
     platform = PlatformResource.of(settings)
 
-    def requested(instance: dg.DagsterInstance) -> list[Window | None]:
+    def opened() -> dg.DagsterInstance:
+        # Anew each time: what a schedule's context was given is closed with it.
+        return dg.DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}})
+
+    def close(window: Window) -> dg.ExecuteInProcessResult:
+        with opened() as instance:
+            return run(settings, instance, close_day, window)
+
+    def requested() -> list[Window | None]:
         context = dg.build_schedule_context(
-            instance=instance,
+            instance=opened(),
             scheduled_execution_time=dt.datetime.combine(today(), dt.time(0, 40), dt.UTC),
             resources={"platform": platform},
         )
         requests = daily_closing.evaluate_tick(context).run_requests or []
         return [Window.of_tags(request.tags) for request in requests]
 
-    with dg.DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}}) as instance:
-        assert requested(instance) == [Window(day(2), day(1))]
-        done = metadata(run(settings, instance, close_day, Window(day(2), day(1))), "archive_closed_days")
-        assert (done["superseded_rows"], done["files_added"]) == (60 * MOTES, MOTES)  # the other day has them already
-        assert requested(instance) == [Window(day(1), day(1))]  # yesterday, always: its last rows come after midnight
-        append(settings, 2, minutes=range(200, 210))
-        assert requested(instance) == [Window(day(2), day(1))]
-        run(settings, instance, close_day, Window(day(2), day(1)))
-        assert requested(instance) == [Window(day(1), day(1))]
+    assert requested() == [Window(day(2), day(1))]
+    done = metadata(close(Window(day(2), day(1))), "archive_closed_days")
+    assert (done["superseded_rows"], done["files_added"]) == (60 * MOTES, MOTES)  # the other day has them already
+    assert requested() == [Window(day(1), day(1))]  # yesterday, always: its last rows come after midnight
+    append(settings, 2, minutes=range(200, 210))
+    assert requested() == [Window(day(2), day(1))]
+    close(Window(day(2), day(1)))
+    assert requested() == [Window(day(1), day(1))]
     archive = open_archive(settings)
     found = archive.scan_all().filter(pl.col("temperature") == 25.0).collect()
     assert found.height == 60 * MOTES
