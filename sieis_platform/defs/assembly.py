@@ -5,7 +5,7 @@ Belongs here: assembly from settings. Not here: any definition. Nothing is opene
 
 import dagster as dg
 
-from sieis_platform.defs.archive import assets as archive
+from sieis_platform.defs.archive import definitions as archive
 from sieis_platform.defs.ml import assets as ml
 from sieis_platform.defs.operations import alerting, dead_letters, inbox, jobs, rebuild, run_history
 from sieis_platform.defs.partitions import daily_partitions
@@ -25,7 +25,7 @@ def build_definitions(settings: Settings, platform: PlatformResource | None = No
     days = daily_partitions(settings)
     return dg.Definitions.merge(
         stream.definitions(settings),
-        archive.definitions(),
+        archive.definitions(days),
         quality.definitions(),
         rollups.definitions(days),
         ml.definitions(days),

@@ -7,8 +7,8 @@ Not here: who consumes what (sieis_streaming.sinks.archive), nor what is derived
 import datetime as dt
 import random
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,30 +17,34 @@ import polars as pl
 from deltalake import (
     CommitProperties,
     DeltaTable,
-    PostCommitHookProperties,
     Transaction,
     WriterProperties,
     write_deltalake,
 )
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
-from sieis_platform.stores.delta import create_empty, scan, translated
+from sieis_platform.stores.delta import KEEP_LOG, create_empty, scan, scan_days, translated
+from sieis_platform.stores.ledger import LEDGER_KEY, LEDGER_MART, Ledger, LedgerCopy, LedgerEntry, of_commits
+from sieis_platform.stores.objects import put
 from sieis_platform.timeline import DAY_NS
 
 ARCHIVE_SCHEMA: Final = pl.Schema(
     {**{name: pl.String() for name in ARCHIVE_PARTITIONS}, **READING_SCHEMA, **LINEAGE_SCHEMA}
 )
-LEDGER_KEY: Final = "sieis.ledger"
 # Conflicts pass within one or two; a commit that is refused so often (over about 5 s) is tried again by the caller.
-_APPEND_ATTEMPTS: Final = 20
+_ATTEMPTS: Final = 20
 _HISTORY_ROUNDS: Final = 20
 
 # Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
-_WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
-# The ledger lives in the log: its entries must not be cleaned up before they are copied to the marts.
-_HOOKS: Final = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
+PROPERTIES: Final = {
+    # Files are found by their folders and read by time: statistics of more columns made checkpoints six times as large.
+    "delta.dataSkippingStatsColumns": "mote_id,timestamp",
+    # The library's compaction and vacuum clean up the log whatever their hooks say. The ledger must be copied before.
+    "delta.enableExpiredLogCleanup": "false",
+}
 
 
 class ArchiveUnavailableError(RetriableError):
@@ -61,22 +65,12 @@ class FenceError(ArchiveError):
         )
 
 
-class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the positions `start` .. `end`-1 of one app transaction in one commit.
+class VersionGoneError(ArchiveError):
+    """A version was asked for whose log entry or files were cleaned up: it was older than the horizon of the vacuum."""
 
-    For the stream a position is an offset and start + stored + duplicates + dead + lost == end. For history it is a
-    byte offset, and the counts are of lines.
-    """
 
-    app: str
-    start: int
-    end: int
-    stored: int
-    duplicates: int = 0
-    dead: int = 0
-    lost: int = 0
-    skipped: int = 0
-    version: int | None = None
+class LedgerGapError(ArchiveError):
+    """A part of the ledger is neither in the log nor in its copy."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +89,15 @@ class Archive:
     """
 
     def __init__(
-        self, uri: str, storage_options: Mapping[str, str] | None = None, *, mote_folders: bool = True
+        self,
+        uri: str,
+        storage_options: Mapping[str, str] | None = None,
+        *,
+        mote_folders: bool = True,
+        ledger_copy: LedgerCopy | None = None,
     ) -> None:
         self.uri = uri
+        self._ledger_copy = ledger_copy
         self._storage_options = dict(storage_options or {})
         self.partition_columns = [*ARCHIVE_PARTITIONS, *(["mote_id"] if mote_folders else [])]
 
@@ -120,15 +120,26 @@ class Archive:
                 name="sensor_readings",
                 description="Every reading, with the stream position or file offset it came from",
                 storage_options=self._storage_options,
+                configuration=PROPERTIES,
             )
 
-    def table(self) -> DeltaTable:
-        """The table at its newest version.
+    def table(self, version: int | None = None) -> DeltaTable:
+        """The table at its newest version, or at an older one.
 
-        Raises: ArchiveUnavailableError, ArchiveError (where it does not exist: load, or consume first).
+        Raises: ArchiveUnavailableError, ArchiveError (where it does not exist: load, or consume first),
+        VersionGoneError.
         """
         with _translated(self.uri):
-            return DeltaTable(self.uri, storage_options=self._storage_options)
+            table = DeltaTable(self.uri, storage_options=self._storage_options)
+            if version is None or version == table.version():
+                return table
+            try:
+                table.load_as_version(version)
+            except TableNotFoundError as error:
+                raise VersionGoneError(
+                    f"version {version} of the archive at {self.uri} is gone: its log was cleaned up; read the newest"
+                ) from error
+            return table
 
     def version(self) -> int:
         """Newest version of the table."""
@@ -150,10 +161,7 @@ class Archive:
         Raises: FenceError (a position moved: another writer was here), ArchiveUnavailableError (nothing was written:
         the same call may succeed), ArchiveError.
         """
-        for attempt in range(_APPEND_ATTEMPTS):
-            if attempt:
-                time.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311 - spreads writers, guards nothing
-            table = self.table()
+        for table in self.attempts():
             for app, expected in commit.expected.items():
                 found = self.position(app, table)
                 if found != expected:
@@ -164,8 +172,22 @@ class Archive:
                 # Either someone else's commit conflicts (a delete, an overwrite) or a zombie moved a position: the loop
                 # reloads, and the comparison above tells which.
                 continue
-        raise ArchiveUnavailableError(
-            f"the archive at {self.uri} refused {_APPEND_ATTEMPTS} commits in a row: others are writing all the time"
+        raise self.refused()
+
+    def attempts(self) -> Iterator[DeltaTable]:
+        """The table, loaded anew for each attempt to commit to it, with growing pauses; ends when enough were tried.
+
+        Raises: as `table`.
+        """
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311 - spreads writers, guards nothing
+            yield self.table()
+
+    def refused(self) -> ArchiveUnavailableError:
+        """The error of a commit for which all `attempts` met a conflict."""
+        return ArchiveUnavailableError(
+            f"the archive at {self.uri} refused {_ATTEMPTS} commits in a row: others are writing all the time"
         )
 
     def _write(self, table: DeltaTable, commit: Commit) -> int:
@@ -179,9 +201,9 @@ class Archive:
                 table,
                 layout(commit.rows),
                 mode="append",
-                writer_properties=_WRITER,
+                writer_properties=WRITER,
                 commit_properties=properties,
-                post_commithook_properties=_HOOKS,
+                post_commithook_properties=KEEP_LOG,
             )
         return table.version()
 
@@ -189,12 +211,13 @@ class Archive:
     def scan_all(self, version: int | None = None) -> pl.LazyFrame:
         """Every archived row (ARCHIVE_SCHEMA), conflicting readings of one key included."""
         # Opened here: given an address, Polars would open it at `collect`, where the library's errors have no names.
-        with _translated(self.uri):
-            return self.scan_table(DeltaTable(self.uri, version=version, storage_options=self._storage_options))
+        return self.scan_table(self.table(version))
 
-    def scan_table(self, table: DeltaTable) -> pl.LazyFrame:
-        """Every archived row of a table opened before, at its version."""
-        return scan(table, self._storage_options)
+    def scan_table(self, table: DeltaTable, first: dt.date | None = None, last: dt.date | None = None) -> pl.LazyFrame:
+        """Every archived row of a table opened before, at its version; of the days `first` to `last`, inclusive."""
+        if first is None and last is None:
+            return scan(table, self._storage_options)
+        return scan_days(table, self._storage_options, first, last)
 
     def scan(
         self, start_ns: int | None = None, end_ns: int | None = None, mote_ids: Sequence[int] | None = None
@@ -203,16 +226,24 @@ class Archive:
 
         Columns: READING_SCHEMA and LINEAGE_SCHEMA. Only the partitions of the days asked for are read.
         """
-        frame = self.scan_all()
+        first = None if start_ns is None else _date(start_ns)
+        last = None if end_ns is None else _date(end_ns - 1)
+        with _translated(self.uri):
+            frame = self.scan_table(self.table(), first, last)
         if start_ns is not None:
-            first = _date(start_ns)
-            frame = frame.filter(_partition_date() >= first.strftime("%Y%m%d"), pl.col("timestamp") >= start_ns)
+            frame = frame.filter(pl.col("timestamp") >= start_ns)
         if end_ns is not None:
-            last = _date(end_ns - 1)
-            frame = frame.filter(_partition_date() <= last.strftime("%Y%m%d"), pl.col("timestamp") < end_ns)
+            frame = frame.filter(pl.col("timestamp") < end_ns)
         if mote_ids is not None:
             frame = frame.filter(pl.col("mote_id").is_in(list(mote_ids)))
         return last_wins(frame.drop(ARCHIVE_PARTITIONS))
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write an object beside the table's folders; its path begins with `_`, which a vacuum passes over.
+
+        Raises: ObjectUnavailableError.
+        """
+        put(self.uri, self._storage_options, path, content)
 
     def reading(self) -> AbstractContextManager[None]:
         """Context in which frames of this archive are collected: only then are the files read.
@@ -224,25 +255,56 @@ class Archive:
     def ledger(self, table: DeltaTable | None = None) -> list[LedgerEntry]:
         """Every ledger entry up to the version of `table` (None: the newest), each with the version that holds it.
 
-        Raises: ArchiveUnavailableError (also where the log grows faster than it can be read), ArchiveError.
+        Raises: as `books`.
         """
-        upto = (table or self.table()).version()
-        entries: list[LedgerEntry] = []
-        for commit in reversed(self._history()):
-            if commit["version"] <= upto and (text := commit.get(LEDGER_KEY)):
-                decoded = msgspec.json.decode(text, type=list[LedgerEntry])
-                entries.extend(msgspec.structs.replace(entry, version=commit["version"]) for entry in decoded)
-        return entries
+        return self.books(table).entries
+
+    def books(self, table: DeltaTable | None = None) -> Ledger:
+        """Both sides of the ledger up to the version of `table` (None: the newest): from the log, and for what the log
+        no longer holds from its copy.
+
+        Raises: LedgerGapError, ArchiveUnavailableError (also where the log grows faster than it can be read),
+        ArchiveError, MartUnavailableError, MartError.
+        """
+        table = table or self.table()
+        upto = table.version()
+        commits = self.commits()
+        begins = commits[-1]["version"]
+        older = self._copied(str(table.metadata().id), begins) if begins > 0 else Ledger([], [])
+        newer = of_commits(commit for commit in commits if commit["version"] <= upto)
+        return Ledger(older.entries + newer.entries, older.removed + newer.removed)
+
+    def copy_ledger(self) -> int:
+        """Copy what the log holds and the copy does not; how many commits. Raises: as `books`."""
+        if self._ledger_copy is None:
+            raise ArchiveError(f"the archive at {self.uri} was opened without a place for the copy of its ledger")
+        return self._ledger_copy.add(str(self.table().metadata().id), self.commits())
+
+    def ledger_covered(self) -> int:
+        """Newest version up to which the ledger has been copied; -1 where nothing was.
+
+        Raises: MartUnavailableError, MartError, ArchiveUnavailableError, ArchiveError.
+        """
+        return -1 if self._ledger_copy is None else self._ledger_copy.covered(str(self.table().metadata().id))
+
+    def _copied(self, table_id: str, begins: int) -> Ledger:
+        covered = -1 if self._ledger_copy is None else self._ledger_copy.covered(table_id)
+        if self._ledger_copy is None or covered < begins - 1:
+            raise LedgerGapError(
+                f"the log of the archive at {self.uri} begins at version {begins}, but its ledger was copied up to "
+                f"version {covered} only: restore the mart `{LEDGER_MART}` from a backup"
+            )
+        return self._ledger_copy.read(table_id, begins)
 
     def committed(self) -> dict[int, int]:
         """When each version that the log still holds was committed (Unix ns, by the writer's clock).
 
         Raises: as `ledger`.
         """
-        return {commit["version"]: commit["timestamp"] * 1_000_000 for commit in self._history()}
+        return {commit["version"]: commit["timestamp"] * 1_000_000 for commit in self.commits()}
 
-    def _history(self) -> list[dict[str, Any]]:
-        """The log's commits, newest first, with their versions.
+    def commits(self) -> list[dict[str, Any]]:
+        """The commits that the log still holds, newest first, with their versions and metadata.
 
         The library lists the log as it is at the call, but numbers it from the version the table was loaded at: the
         numbers are right only if nothing was committed in between. 600 commits are read in 40 ms: a few rounds suffice.
@@ -258,11 +320,10 @@ class Archive:
         )
 
 
-def layout(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA without `ingested_at`) as they lie in the table.
+def in_layout(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA) with their partition columns (text, zero-padded), as files hold them.
 
-    Adds the partition columns (text, zero-padded) and `ingested_at`, sorted so that every file is ordered by
-    (mote_id, timestamp).
+    Every file is then ordered by (mote_id, timestamp).
     """
     # Sorted while there are only numbers, and each day spelled once: half the time of sorting and spelling the rows.
     # Rows of a mote are then together by day too, so that this is the order in the files whatever the folders are.
@@ -275,9 +336,13 @@ def layout(rows: pl.DataFrame) -> pl.DataFrame:
         date.dt.strftime("%Y").alias("year"),
         date.dt.strftime("%m").alias("month"),
         date.dt.strftime("%d").alias("day"),
-        pl.lit(time.time_ns(), pl.Int64).alias("ingested_at"),
     )
     return rows.join(days, on="_day", how="left", maintain_order="left").select(ARCHIVE_SCHEMA.names())
+
+
+def layout(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA without `ingested_at`) as they lie in the table, ingested now."""
+    return in_layout(rows.with_columns(pl.lit(time.time_ns(), pl.Int64).alias("ingested_at")))
 
 
 def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -286,20 +351,26 @@ def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows.sort(*order).unique(KEY, keep="last", maintain_order=False)
 
 
-def _partition_date() -> pl.Expr:
-    return pl.concat_str(pl.col("year"), pl.col("month"), pl.col("day"))
-
-
 def _date(ns: int) -> dt.date:
     return dt.datetime.fromtimestamp(ns // 1_000_000_000, tz=dt.UTC).date()
 
 
-def _translated(uri: str) -> AbstractContextManager[None]:
-    """Context that turns the library's errors into ours; CommitFailedError passes, `append` decides about it."""
-    return translated(
-        "archive",
-        uri,
-        unavailable=ArchiveUnavailableError,
-        fatal=ArchiveError,
-        missing="run `sieis load FILE` or `sieis consume` first",
-    )
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    """Turn the library's errors into ours; CommitFailedError passes, whoever commits decides about it."""
+    try:
+        with translated(
+            "archive",
+            uri,
+            unavailable=ArchiveUnavailableError,
+            fatal=ArchiveError,
+            missing="run `sieis load FILE` or `sieis consume` first",
+        ):
+            yield
+    except ArchiveUnavailableError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise VersionGoneError(
+                f"a file of the archive at {uri} is gone: the version read is older than the horizon of the vacuum, or "
+                f"the file was deleted by other means; read the newest version ({error.__cause__})"
+            ) from error
+        raise

@@ -66,7 +66,16 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
 
 
 #: Where the way of the data begins, and what is no table made of others.
-ORIGINS = {"sensor_readings", "inbox", "alerts", "run_history", "quality_results", "data_docs"}
+ORIGINS = {
+    "sensor_readings",
+    "inbox",
+    "alerts",
+    "run_history",
+    "quality_results",
+    "data_docs",
+    "ledger",
+    "storage_report",
+}
 
 
 def test_every_derived_asset_says_where_its_columns_come_from(definitions: dg.Definitions) -> None:
@@ -157,6 +166,17 @@ def test_schedules_wait_for_an_archive(definitions: dg.Definitions, settings: Se
         assert data.run_requests == []
         expected = "no check has been made yet" if schedule.name == "data_docs_schedule" else "no archive yet"
         assert expected in (data.skip_message or "")
+
+
+def test_what_rewrites_the_archive_waits_for_each_other(definitions: dg.Definitions) -> None:
+    rewriting = {"archive_open_day", "archive_closed_days", "archive_retention", "archive_vacuum"}
+    pools = {
+        key.to_user_string(): asset.op.pool
+        for asset in definitions.resolve_asset_graph().assets_defs
+        for key in asset.keys
+        if asset.is_executable
+    }
+    assert {name for name, pool in pools.items() if pool == "archive"} == rewriting
 
 
 def test_partitions_reach_from_the_first_day_of_history_to_today(settings: Settings) -> None:
