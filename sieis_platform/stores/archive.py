@@ -27,6 +27,7 @@ from deltalake.exceptions import CommitFailedError
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
 from sieis_platform.stores.delta import create_empty, scan, translated
+from sieis_platform.stores.log import CommitLog
 from sieis_platform.timeline import DAY_NS
 
 ARCHIVE_SCHEMA: Final = pl.Schema(
@@ -133,6 +134,10 @@ class Archive:
     def version(self) -> int:
         """Newest version of the table."""
         return self.table().version()
+
+    def log(self) -> CommitLog:
+        """The table's commits, one by one."""
+        return CommitLog(self.uri, self._storage_options)
 
     # -- appends -------------------------------------------------------------------------------------------------
     def position(self, app: str, table: DeltaTable | None = None) -> int | None:

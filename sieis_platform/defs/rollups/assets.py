@@ -57,7 +57,8 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
             aggregates = with_date(pl.concat(frames))
             version = platform.marts().replace_days(MARTS[period], aggregates, window.first, window.last)
             with platform.hot() as hot:
-                hot.write_aggregates(period, aggregates.select(AGGREGATE_SCHEMA.names()))
+                shown = aggregates.select(AGGREGATE_SCHEMA.names())
+                hot.replace_aggregates(period, shown, window.start_ns, window.end_ns)
         context.log.info("%d rows for %s to %s", aggregates.height, window.first, window.last)
         return dg.MaterializeResult(
             metadata=written(
