@@ -51,7 +51,7 @@ def verify(
 
 def _show(accounts: list) -> None:
     table = Table(title="Every position accounted for")
-    columns = ("partition", "end", "stored", "duplicates", "dead", "lost", "skipped", "rows")
+    columns = ("partition", "end", "stored", "duplicates", "dead", "lost", "skipped", "removed", "rows")
     table.add_column("source", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)

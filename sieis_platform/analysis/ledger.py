@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from sieis_platform.stores.archive import Archive, LedgerEntry
+from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.ledger import LedgerEntry, RemovedEntry
 
 
 @dataclass
 class Account:
-    """What became of the positions of one source and partition."""
+    """What became of the positions of one source and partition; stored - removed is what the table should hold."""
 
     source: str
     partition: int
@@ -24,7 +25,13 @@ class Account:
     dead: int = 0
     lost: int = 0
     skipped: int = 0
+    removed: int = 0
     rows: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Rows that the ledger says the table holds."""
+        return self.stored - self.removed
 
 
 @dataclass
@@ -51,11 +58,11 @@ def rows_by_source(archive: pl.LazyFrame) -> pl.DataFrame:
 def audit_archive(archive: Archive) -> Audit:
     """Audit the archive at its newest version; a writer may be at work meanwhile. Raises: as Archive.table."""
     table = archive.table()
-    entries = archive.ledger(table)
-    positions = {entry.app: archive.position(entry.app, table) for entry in entries}
+    books = archive.books(table)
+    positions = {app: archive.position(app, table) for app in {entry.app for entry in books.entries}}
     with archive.reading():
         rows = rows_by_source(archive.scan_table(table))
-    return audit(entries, rows, positions)
+    return audit(books.entries, rows, positions, books.removed)
 
 
 def account_key(app: str) -> tuple[str, int]:
@@ -66,8 +73,16 @@ def account_key(app: str) -> tuple[str, int]:
     return f"stream:{incarnation}", int(partition)
 
 
-def audit(entries: Iterable[LedgerEntry], rows: pl.DataFrame, positions: Mapping[str, int | None]) -> Audit:
-    """Walk the ledger and compare it with the table (`rows` as given by `rows_by_source`) and its positions."""
+def audit(
+    entries: Iterable[LedgerEntry],
+    rows: pl.DataFrame,
+    positions: Mapping[str, int | None],
+    removed: Iterable[RemovedEntry] = (),
+) -> Audit:
+    """Walk the ledger and compare it with the table (`rows` as given by `rows_by_source`) and its positions.
+
+    What was taken out again (`removed`: closing of days, retention, corrections) is subtracted from what was stored.
+    """
     result = Audit()
     accounts: dict[tuple[str, int], Account] = {}
     ends: dict[str, int] = defaultdict(int)
@@ -96,9 +111,26 @@ def audit(entries: Iterable[LedgerEntry], rows: pl.DataFrame, positions: Mapping
     for app, end in ends.items():
         if positions.get(app) != end:
             result.findings.append(f"{app}: the table's position is {positions.get(app)}, the ledger ends at {end}")
+    _subtract(accounts, removed, result)
     _compare_rows(accounts, rows, result)
     result.accounts = sorted(accounts.values(), key=lambda account: (account.source, account.partition))
     return result
+
+
+def _subtract(accounts: dict[tuple[str, int], Account], removed: Iterable[RemovedEntry], result: Audit) -> None:
+    for entry in removed:
+        account = accounts.get((entry.source, entry.source_partition))
+        if account is None:
+            result.findings.append(
+                f"{entry.source} partition {entry.source_partition}: version {entry.version} removed {entry.rows} rows "
+                "that were never stored"
+            )
+            continue
+        if entry.rows < 0:
+            result.findings.append(
+                f"{entry.source} partition {entry.source_partition}: version {entry.version} removed a negative count"
+            )
+        account.removed += entry.rows
 
 
 def _compare_rows(accounts: dict[tuple[str, int], Account], rows: pl.DataFrame, result: Audit) -> None:
@@ -113,9 +145,9 @@ def _compare_rows(accounts: dict[tuple[str, int], Account], rows: pl.DataFrame, 
             result.findings.append(f"{source} partition {partition}: {count} rows that no ledger entry accounts for")
             continue
         account.rows = count
-        if count != account.stored:
+        if count != account.kept:
             result.findings.append(
-                f"{source} partition {partition}: {count} rows in the table, {account.stored} in the ledger"
+                f"{source} partition {partition}: {count} rows in the table, {account.kept} in the ledger"
             )
         if distinct != count:
             result.findings.append(f"{source} partition {partition}: {count - distinct} rows repeat a position")
@@ -124,7 +156,7 @@ def _compare_rows(accounts: dict[tuple[str, int], Account], rows: pl.DataFrame, 
                 f"{source} partition {partition}: a row at {last}, beyond the ledger's end {account.end}"
             )
     for key in accounts.keys() - seen:
-        if accounts[key].stored:
+        if accounts[key].kept:
             result.findings.append(
-                f"{key[0]} partition {key[1]}: no rows in the table, {accounts[key].stored} in the ledger"
+                f"{key[0]} partition {key[1]}: no rows in the table, {accounts[key].kept} in the ledger"
             )

@@ -7,7 +7,7 @@ Not here: who consumes what (sieis_streaming.sinks.archive), nor what is derived
 import datetime as dt
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,21 +27,21 @@ from deltalake.exceptions import CommitFailedError
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
 from sieis_platform.stores.delta import create_empty, scan, translated
+from sieis_platform.stores.ledger import LEDGER_KEY, LEDGER_MART, Ledger, LedgerCopy, LedgerEntry, of_commits
 from sieis_platform.stores.log import CommitLog
 from sieis_platform.timeline import DAY_NS
 
 ARCHIVE_SCHEMA: Final = pl.Schema(
     {**{name: pl.String() for name in ARCHIVE_PARTITIONS}, **READING_SCHEMA, **LINEAGE_SCHEMA}
 )
-LEDGER_KEY: Final = "sieis.ledger"
 # Conflicts pass within one or two; a commit that is refused so often (over about 5 s) is tried again by the caller.
-_APPEND_ATTEMPTS: Final = 20
+_ATTEMPTS: Final = 20
 _HISTORY_ROUNDS: Final = 20
 
 # Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
-_WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
+WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
 # The ledger lives in the log: its entries must not be cleaned up before they are copied to the marts.
-_HOOKS: Final = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+HOOKS: Final = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 
 class ArchiveUnavailableError(RetriableError):
@@ -62,22 +62,8 @@ class FenceError(ArchiveError):
         )
 
 
-class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the positions `start` .. `end`-1 of one app transaction in one commit.
-
-    For the stream a position is an offset and start + stored + duplicates + dead + lost == end. For history it is a
-    byte offset, and the counts are of lines.
-    """
-
-    app: str
-    start: int
-    end: int
-    stored: int
-    duplicates: int = 0
-    dead: int = 0
-    lost: int = 0
-    skipped: int = 0
-    version: int | None = None
+class LedgerGapError(ArchiveError):
+    """A part of the ledger is neither in the log nor in its copy."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +82,15 @@ class Archive:
     """
 
     def __init__(
-        self, uri: str, storage_options: Mapping[str, str] | None = None, *, mote_folders: bool = True
+        self,
+        uri: str,
+        storage_options: Mapping[str, str] | None = None,
+        *,
+        mote_folders: bool = True,
+        ledger_copy: LedgerCopy | None = None,
     ) -> None:
         self.uri = uri
+        self._ledger_copy = ledger_copy
         self._storage_options = dict(storage_options or {})
         self.partition_columns = [*ARCHIVE_PARTITIONS, *(["mote_id"] if mote_folders else [])]
 
@@ -155,10 +147,7 @@ class Archive:
         Raises: FenceError (a position moved: another writer was here), ArchiveUnavailableError (nothing was written:
         the same call may succeed), ArchiveError.
         """
-        for attempt in range(_APPEND_ATTEMPTS):
-            if attempt:
-                time.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311 - spreads writers, guards nothing
-            table = self.table()
+        for table in self.attempts():
             for app, expected in commit.expected.items():
                 found = self.position(app, table)
                 if found != expected:
@@ -169,8 +158,22 @@ class Archive:
                 # Either someone else's commit conflicts (a delete, an overwrite) or a zombie moved a position: the loop
                 # reloads, and the comparison above tells which.
                 continue
-        raise ArchiveUnavailableError(
-            f"the archive at {self.uri} refused {_APPEND_ATTEMPTS} commits in a row: others are writing all the time"
+        raise self.refused()
+
+    def attempts(self) -> Iterator[DeltaTable]:
+        """The table, loaded anew for each attempt to commit to it, with growing pauses; ends when enough were tried.
+
+        Raises: as `table`.
+        """
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311 - spreads writers, guards nothing
+            yield self.table()
+
+    def refused(self) -> ArchiveUnavailableError:
+        """The error of a commit for which all `attempts` met a conflict."""
+        return ArchiveUnavailableError(
+            f"the archive at {self.uri} refused {_ATTEMPTS} commits in a row: others are writing all the time"
         )
 
     def _write(self, table: DeltaTable, commit: Commit) -> int:
@@ -184,9 +187,9 @@ class Archive:
                 table,
                 layout(commit.rows, self.partition_columns),
                 mode="append",
-                writer_properties=_WRITER,
+                writer_properties=WRITER,
                 commit_properties=properties,
-                post_commithook_properties=_HOOKS,
+                post_commithook_properties=HOOKS,
             )
         return table.version()
 
@@ -229,18 +232,49 @@ class Archive:
     def ledger(self, table: DeltaTable | None = None) -> list[LedgerEntry]:
         """Every ledger entry up to the version of `table` (None: the newest), each with the version that holds it.
 
-        Raises: ArchiveUnavailableError (also where the log grows faster than it can be read), ArchiveError.
+        Raises: as `books`.
         """
-        upto = (table or self.table()).version()
-        entries: list[LedgerEntry] = []
-        for commit in reversed(self._history()):
-            if commit["version"] <= upto and (text := commit.get(LEDGER_KEY)):
-                decoded = msgspec.json.decode(text, type=list[LedgerEntry])
-                entries.extend(msgspec.structs.replace(entry, version=commit["version"]) for entry in decoded)
-        return entries
+        return self.books(table).entries
 
-    def _history(self) -> list[dict[str, Any]]:
-        """The log's commits, newest first, with their versions.
+    def books(self, table: DeltaTable | None = None) -> Ledger:
+        """Both sides of the ledger up to the version of `table` (None: the newest): from the log, and for what the log
+        no longer holds from its copy.
+
+        Raises: LedgerGapError, ArchiveUnavailableError (also where the log grows faster than it can be read),
+        ArchiveError, MartUnavailableError, MartError.
+        """
+        table = table or self.table()
+        upto = table.version()
+        commits = self.commits()
+        begins = commits[-1]["version"]
+        older = self._copied(str(table.metadata().id), begins) if begins > 0 else Ledger([], [])
+        newer = of_commits(commit for commit in commits if commit["version"] <= upto)
+        return Ledger(older.entries + newer.entries, older.removed + newer.removed)
+
+    def copy_ledger(self) -> int:
+        """Copy what the log holds and the copy does not; how many commits. Raises: as `books`."""
+        if self._ledger_copy is None:
+            raise ArchiveError(f"the archive at {self.uri} was opened without a place for the copy of its ledger")
+        return self._ledger_copy.add(str(self.table().metadata().id), self.commits())
+
+    def ledger_covered(self) -> int:
+        """Newest version up to which the ledger has been copied; -1 where nothing was.
+
+        Raises: MartUnavailableError, MartError, ArchiveUnavailableError, ArchiveError.
+        """
+        return -1 if self._ledger_copy is None else self._ledger_copy.covered(str(self.table().metadata().id))
+
+    def _copied(self, table_id: str, begins: int) -> Ledger:
+        covered = -1 if self._ledger_copy is None else self._ledger_copy.covered(table_id)
+        if self._ledger_copy is None or covered < begins - 1:
+            raise LedgerGapError(
+                f"the log of the archive at {self.uri} begins at version {begins}, but its ledger was copied up to "
+                f"version {covered} only: restore the mart `{LEDGER_MART}` from a backup"
+            )
+        return self._ledger_copy.read(table_id, begins)
+
+    def commits(self) -> list[dict[str, Any]]:
+        """The commits that the log still holds, newest first, with their versions and metadata.
 
         The library lists the log as it is at the call, but numbers it from the version the table was loaded at: the
         numbers are right only if nothing was committed in between. 600 commits are read in 40 ms: a few rounds suffice.
@@ -256,23 +290,27 @@ class Archive:
         )
 
 
-def layout(rows: pl.DataFrame, partition_columns: Sequence[str] = ARCHIVE_PARTITIONS) -> pl.DataFrame:
-    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA without `ingested_at`) as they lie in the table.
-
-    Adds the partition columns (text, zero-padded) and `ingested_at`, sorted so that every file is ordered by
-    (mote_id, timestamp).
-    """
+def in_layout(rows: pl.DataFrame, partition_columns: Sequence[str] = ARCHIVE_PARTITIONS) -> pl.DataFrame:
+    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA) with their partition columns, in the order that files hold them in."""
     day = pl.from_epoch(pl.col("timestamp").floordiv(DAY_NS), time_unit="d")
     return (
         rows.with_columns(
             day.dt.strftime("%Y").alias("year"),
             day.dt.strftime("%m").alias("month"),
             day.dt.strftime("%d").alias("day"),
-            pl.lit(time.time_ns(), pl.Int64).alias("ingested_at"),
         )
         .select(ARCHIVE_SCHEMA.names())
         .sort(*[c for c in partition_columns if c != "mote_id"], "mote_id", "timestamp", maintain_order=True)
     )
+
+
+def layout(rows: pl.DataFrame, partition_columns: Sequence[str] = ARCHIVE_PARTITIONS) -> pl.DataFrame:
+    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA without `ingested_at`) as they lie in the table.
+
+    Adds the partition columns (text, zero-padded) and `ingested_at`, sorted so that every file is ordered by
+    (mote_id, timestamp).
+    """
+    return in_layout(rows.with_columns(pl.lit(time.time_ns(), pl.Int64).alias("ingested_at")), partition_columns)
 
 
 def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:

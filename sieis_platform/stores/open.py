@@ -7,6 +7,7 @@ from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.hot import HotStore, HotStoreError
 from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
+from sieis_platform.stores.ledger import LedgerCopy
 from sieis_platform.stores.marts import Marts
 from sieis_platform.stores.s3 import storage_options
 from sieis_platform.stores.sqlite import SqliteHotStore
@@ -26,7 +27,12 @@ def open_hot(settings: Settings) -> HotStore:
 def open_archive(settings: Settings) -> Archive:
     """The archive of this installation; one instance for one thread. Raises: S3SettingsError."""
     uri = settings.archive_location
-    return Archive(uri, storage_options(settings, uri), mote_folders=settings.archive_mote_folders)
+    return Archive(
+        uri,
+        storage_options(settings, uri),
+        mote_folders=settings.archive_mote_folders,
+        ledger_copy=LedgerCopy(open_marts(settings)),
+    )
 
 
 def open_marts(settings: Settings) -> Marts:
