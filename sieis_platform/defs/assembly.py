@@ -6,12 +6,14 @@ Belongs here: assembly from settings. Not here: any definition. Nothing is opene
 import dagster as dg
 
 from sieis_platform.defs.archive import assets as archive
+from sieis_platform.defs.archive.historical import historical_asset
 from sieis_platform.defs.ml import assets as ml
 from sieis_platform.defs.operations import jobs
-from sieis_platform.defs.partitions import daily_partitions
+from sieis_platform.defs.partitions import daily_partitions, history_partitions
 from sieis_platform.defs.quality import checks as quality
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups import definitions as rollups
+from sieis_platform.defs.rollups.late import late_data_sensor
 from sieis_platform.defs.stream import assets as stream
 from sieis_platform.settings import Settings
 
@@ -29,6 +31,7 @@ def build_definitions(settings: Settings, platform: PlatformResource | None = No
         rollups.definitions(days),
         ml.definitions(days),
         jobs.definitions(),
+        dg.Definitions(assets=[historical_asset(history_partitions(settings))], sensors=[late_data_sensor(days)]),
         dg.Definitions(
             resources={"platform": platform or PlatformResource.of(settings)}, executor=dg.in_process_executor
         ),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from sieis_platform.defs.archive.historical import HISTORY
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import OWNERS, columns
@@ -35,7 +36,7 @@ _COLUMNS = {
     specs=[
         dg.AssetSpec(
             ARCHIVE,
-            deps=[TOPIC],
+            deps=[TOPIC, HISTORY],
             description="Every reading, for ever, with the stream position or file offset it came from (Delta Lake).",
             group_name="archive",
             kinds={"deltalake"},
