@@ -1,12 +1,13 @@
-"""Operational state: what SIEIS must remember between runs that is no reading, so far the simulator's position.
+"""Operational state: what SIEIS must remember between runs that is no reading: the simulator's position, corrections.
 
 Belongs here: tables, and the reads and writes on them, in SQLite or PostgreSQL. Not here: who decides what is
 remembered.
 """
 
 import datetime as dt
-from typing import Final, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
+import msgspec
 import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import event
@@ -40,8 +41,45 @@ class SimulatorPosition(NamedTuple):
     emitted: int
 
 
+CorrectionKind = Literal["delete", "null"]
+CorrectionStatus = Literal["started", "done", "undoing", "undone"]
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """One correction of readings by a person: what was asked for, by whom and why, and how far it is.
+
+    `rows` are the archived rows it concerned, known once it is done.
+    """
+
+    id: str
+    kind: CorrectionKind
+    motes: list[int]
+    fields: list[str]
+    start_ns: int
+    end_ns: int
+    reason: str
+    author: str
+    created_at: dt.datetime
+    status: CorrectionStatus = "started"
+    rows: int | None = None
+    finished_at: dt.datetime | None = None
+    undone_at: dt.datetime | None = None
+    undone_by: str | None = None
+
+
 class _Base(DeclarativeBase):
     pass
+
+
+class _Correction(_Base):
+    """The audit of corrections; `details` is the Correction as JSON, so that a later version may know more of it."""
+
+    __tablename__ = "corrections"
+
+    id: Mapped[str] = mapped_column(sa.String(60), primary_key=True)
+    created_at: Mapped[dt.datetime] = mapped_column(sa.DateTime(timezone=True))
+    status: Mapped[str] = mapped_column(sa.String(20))
+    details: Mapped[str] = mapped_column(sa.Text)
 
 
 class _SimulatorPosition(_Base):
@@ -100,6 +138,36 @@ class State:
         try:
             with Session(self._engine) as session, session.begin():
                 session.merge(row)
+        except SQLAlchemyError as error:
+            raise _named(error, self._engine) from error
+
+    def corrections(self) -> list[Correction]:
+        """The audit of corrections, oldest first."""
+        return self._corrections(sa.select(_Correction).order_by(_Correction.created_at, _Correction.id))
+
+    def correction(self, correction_id: str) -> Correction | None:
+        """One correction, or None where there is none of that id."""
+        found = self._corrections(sa.select(_Correction).where(_Correction.id == correction_id))
+        return found[0] if found else None
+
+    def save_correction(self, correction: Correction) -> None:
+        """Add a correction or replace what is known of it; durable when this returns."""
+        row = _Correction(
+            id=correction.id,
+            created_at=correction.created_at,
+            status=correction.status,
+            details=msgspec.json.encode(correction).decode(),
+        )
+        try:
+            with Session(self._engine) as session, session.begin():
+                session.merge(row)
+        except SQLAlchemyError as error:
+            raise _named(error, self._engine) from error
+
+    def _corrections(self, query: "sa.Select[_Correction]") -> list[Correction]:
+        try:
+            with Session(self._engine) as session:
+                return [msgspec.json.decode(row.details, type=Correction) for row in session.scalars(query)]
         except SQLAlchemyError as error:
             raise _named(error, self._engine) from error
 
