@@ -219,9 +219,11 @@ class HistoricalLoad:
                 self._archive.append(Commit(prepared.rows, [entry], {app: position, backfill_app(facts): by.counter}))
             except FenceError as error:
                 if error.app_id == app:
-                    raise LoadInProgressError(
-                        f"another process is loading the same file ({error}); let it finish"
-                    ) from error
+                    if (error.found or 0) != (position or 0):
+                        raise LoadInProgressError(
+                            f"another process is loading the same file ({error}); let it finish"
+                        ) from error
+                    position = error.found  # where there was none a backfill has written 0, which is the same place
                 # A backfill wrote meanwhile: perhaps rows of this very batch.
                 by = Backfilled.now(self._settings, self._archive, facts, position or 0)
                 continue
