@@ -19,12 +19,13 @@ A_DAY = 2_880
 ROWS = DAYS * MOTES * A_DAY
 
 
-def write(path: Path) -> Path:
-    """The file: MOTES motes one after the other, as in the real one, each over DAYS days."""
+def write(path: Path, a_day: int = A_DAY) -> Path:
+    """The file: MOTES motes one after the other, as in the real one, each over DAYS days of `a_day` readings."""
     lines = []
     for mote in range(1, MOTES + 1):
-        for number in range(DAYS * A_DAY):
-            day, slot = divmod(number, A_DAY)
+        for number in range(DAYS * a_day):
+            day, slot = divmod(number, a_day)
+            slot *= A_DAY // a_day
             stamp = f"2004-03-{1 + day:02d} {slot // 120:02d}:{slot // 2 % 60:02d}:{30 * (slot % 2) + mote:02d}.5"
             values = f"{20 + number % 40 / 8} {40 + mote / 4} {100 + number % 64} 2.625"
             lines.append(f"{stamp} {number % 100} {mote} {values}")
