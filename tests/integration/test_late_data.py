@@ -153,7 +153,9 @@ def _independent(readings: pl.DataFrame, nanoseconds: int) -> pl.DataFrame:
         FROM readings GROUP BY ALL"""
     with duckdb.connect() as connection:
         connection.register("readings", readings)
-        motes, building = (connection.execute(query.format(mote=mote)).pl() for mote in ("mote_id", "0"))
+        motes, building = (
+            pl.DataFrame(connection.execute(query.format(mote=mote)).to_arrow_table()) for mote in ("mote_id", "0")
+        )
     columns = AGGREGATE_SCHEMA.names()
     both = pl.concat([motes.select(columns).cast(AGGREGATE_SCHEMA), building.select(columns).cast(AGGREGATE_SCHEMA)])
     return both.sort("period_start", "mote_id")
@@ -168,16 +170,15 @@ def test_aggregates_of_the_backfill_are_those_of_the_file(
     exact = _independent(real_readings.with_columns(to_platform), nanoseconds)
     assert_frame_equal(found, exact, rel_tol=1e-9, abs_tol=1e-9)
     # The file's own doubles: averages and extremes are off by what a float32 cannot hold.
+    names = ["date", "time", "epoch", "mote", *SHORT_NAMES]
     raw = pl.read_csv(
         real_data / "intel_lab" / "data.txt.gz",
         separator=" ",
         has_header=False,
-        schema_overrides={"column_2": pl.String},
+        new_columns=names,
+        schema_overrides={"time": pl.String},
     )
-    doubles = real_readings.with_columns(
-        raw["column_5"].alias("temperature"), raw["column_6"].alias("humidity"),
-        raw["column_7"].alias("light"), raw["column_8"].alias("voltage"), to_platform,
-    )  # fmt: skip
+    doubles = real_readings.with_columns(raw.select(list(SHORT_NAMES)).cast(pl.Float64)).with_columns(to_platform)
     expected = _independent(doubles, nanoseconds)
     means = ["mote_id", "period_start", *(name for name in found.columns if name.endswith(("_avg", "_min", "_max")))]
     assert_frame_equal(found.select(means), expected.select(means), rel_tol=1e-6, abs_tol=1e-6)
