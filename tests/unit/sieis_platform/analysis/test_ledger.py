@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sieis_platform.analysis.ledger import Account, Audit, account_key, audit, audit_archive, rows_by_source
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.stores.archive import Archive, ArchiveError, Commit, FenceError, LedgerEntry
+from sieis_platform.stores.ledger import RemovedEntry
 from sieis_platform.timeline import DAY_NS
 
 APP = "sensor_readings/one/0"
@@ -216,3 +217,24 @@ def test_whatever_fate_each_position_has_it_is_clean_and_one_row_more_or_less_is
 def test_an_app_transaction_is_told_apart_from_the_right() -> None:
     assert account_key("a/b/c/7") == ("stream:c", 7)
     assert account_key("history/ff") == ("history:ff", 0)
+
+
+BACKFILL = HISTORY.replace("history/", "backfill/")
+
+
+def test_a_backfill_counts_commits_and_may_lie_beyond_the_load() -> None:
+    held = rows([0, 120, 5_000], "history:abc123")
+    entries = [entry(0, 900, HISTORY, stored=2), entry(900, 900, HISTORY), entry(0, 1, BACKFILL, stored=1)]
+    assert findings(entries, held, positions={HISTORY: 900, BACKFILL: 1}) == ""
+    assert "a row at 5000, beyond" in findings([entry(0, 900, HISTORY, stored=3)], held)
+    assert "starts at 2, not at 1" in findings([*entries, entry(2, 3, BACKFILL)], held, positions={HISTORY: 900})
+
+
+def test_rows_put_back_count_below_zero_and_never_more_than_were_taken() -> None:
+    def removed(count: int) -> RemovedEntry:
+        return RemovedEntry(source="history:abc123", source_partition=0, rows=count, reason="corrected", version=2)
+
+    entries, held = [entry(0, 900, HISTORY, stored=2)], rows([0, 120], "history:abc123")
+    assert audit(entries, rows_by_source(held.lazy()), {HISTORY: 900}, [removed(2), removed(-2)]).findings == []
+    (finding, _) = audit(entries, rows_by_source(held.lazy()), {HISTORY: 900}, [removed(2), removed(-3)]).findings
+    assert "put back more rows than were taken out" in finding
