@@ -86,8 +86,8 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
         await run_in_threadpool(plan.positions)  # a plan that was asked for and cannot be read stops the start
         opened = stores(settings)
         guard = RedisGuard(metrics) if redis_url else None
-        cache = open_cache(redis_url, guard)
-        limiter = RateLimiter(settings.rate_limit_per_minute, redis_url, guard)
+        cache = open_cache(redis_url, guard, settings.redis_prefix)
+        limiter = RateLimiter(settings.rate_limit_per_minute, redis_url, guard, settings.redis_prefix)
         state = State(
             settings=settings,
             stores=opened,

@@ -12,7 +12,9 @@ from sieis_api.redis_guard import RedisGuard, connection_options
 
 T = TypeVar("T")
 
-_PREFIX: Final = "sieis:"
+PREFIX: Final = "sieis:"
+"""How the keys begin, where the settings (redis_prefix) are not asked."""
+
 _USE: Final = "cache"
 
 
@@ -35,7 +37,8 @@ class Cache(Protocol):
 class CashewsCache(Cache):
     """A cache of the library cashews: `mem://` in this process, `redis://…` on a server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, prefix: str = PREFIX) -> None:
+        self._prefix = prefix
         self._cache = cashews.Cache()
         options = {} if url.startswith("mem") else {"suppress": False, **connection_options()}
         # Never pickle: whoever can write into Redis could then run code here.
@@ -43,12 +46,12 @@ class CashewsCache(Cache):
 
     async def get(self, key: str) -> bytes | None:
         """What is kept under `key`. Raises, on a server: CacheBackendInteractionError."""
-        kept = await self._cache.get(_PREFIX + key)
+        kept = await self._cache.get(self._prefix + key)
         return kept if isinstance(kept, bytes) else None
 
     async def set(self, key: str, value: bytes, seconds: float) -> None:
         """Keep `value`. Raises, on a server: CacheBackendInteractionError."""
-        await self._cache.set(_PREFIX + key, value, expire=seconds)
+        await self._cache.set(self._prefix + key, value, expire=seconds)
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -58,8 +61,8 @@ class CashewsCache(Cache):
 class SharedCache(Cache):
     """The cache on Redis; while that does not answer, one in this process."""
 
-    def __init__(self, url: str, guard: RedisGuard) -> None:
-        self._redis, self._own, self._guard = CashewsCache(url), CashewsCache("mem://"), guard
+    def __init__(self, url: str, guard: RedisGuard, prefix: str = PREFIX) -> None:
+        self._redis, self._own, self._guard = CashewsCache(url, prefix), CashewsCache("mem://"), guard
 
     async def get(self, key: str) -> bytes | None:
         """What is kept under `key`, or None."""
@@ -96,6 +99,6 @@ class Slot(Generic[T]):
             await self._cache.set(self._key, self._encode(value), seconds)
 
 
-def open_cache(url: str, guard: RedisGuard | None) -> Cache:
+def open_cache(url: str, guard: RedisGuard | None, prefix: str = PREFIX) -> Cache:
     """The cache at `url` (see redis_guard.address); empty: in this process. Nothing is connected before its use."""
-    return SharedCache(url, guard) if url and guard is not None else CashewsCache("mem://")
+    return SharedCache(url, guard, prefix) if url and guard is not None else CashewsCache("mem://")

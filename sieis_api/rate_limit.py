@@ -14,10 +14,11 @@ from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import ConnectionPool
 
+from sieis_api.cache import PREFIX
 from sieis_api.redis_guard import RedisGuard, connection_options
 from sieis_api.security import is_loopback
 
-_PREFIX: Final = "sieis:limit"
+_NAMESPACE: Final = "limit"
 _USE: Final = "rate_limit"
 _WINDOW_SECONDS: Final = 60
 _SITE_BITS: Final = 64  # an IPv6 client usually owns a whole /64 (RFC 6177) and may send from any address of it
@@ -30,8 +31,8 @@ class RateLimiter:
     from this machine are not counted: without a key only it may ask, and a proxy on it does its own counting.
     """
 
-    def __init__(self, per_minute: int, url: str = "", guard: RedisGuard | None = None) -> None:
-        self._limit = RateLimitItemPerMinute(per_minute, namespace=_PREFIX) if per_minute else None
+    def __init__(self, per_minute: int, url: str = "", guard: RedisGuard | None = None, prefix: str = PREFIX) -> None:
+        self._limit = RateLimitItemPerMinute(per_minute, namespace=_NAMESPACE) if per_minute else None
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._guard = guard
         self._pool: ConnectionPool | None = None
@@ -44,7 +45,7 @@ class RateLimiter:
                 f"async+{url}",
                 wrap_exceptions=True,
                 implementation="redispy",
-                key_prefix=_PREFIX,
+                key_prefix=prefix + _NAMESPACE,
                 connection_pool=pool,
             )
             self._shared = SlidingWindowCounterRateLimiter(storage)

@@ -17,16 +17,19 @@ class SettingsError(FatalError):
 
 
 @cache
-def load_settings() -> "Settings":
+def load_settings(*, complete: bool = True) -> "Settings":
     """The settings of this process; the first call reads the environment and `.env` and configures the logs.
 
-    Raises: SettingsError, one line for each setting that is wrong.
+    `complete` holds them to the profile: `services` must name every server. Who brings the servers up cannot ask that.
+
+    Raises: SettingsError, one line for each setting that is wrong; ProfileError, one for each that is missing.
     """
     # Imported here: pydantic takes a third of a second that `sieis --help` need not pay.
     from pydantic import ValidationError
     from pydantic_settings import SettingsError as UnparsedSettingError
 
     from sieis_cli.logs import configure
+    from sieis_cli.profile import require_servers
     from sieis_platform.settings import Settings
 
     try:
@@ -39,6 +42,8 @@ def load_settings() -> "Settings":
         raise SettingsError(
             f".env is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
+    if complete and settings.profile == "services":
+        require_servers(settings)
     configure(settings.log_level, settings.log_format)
     return settings
 

@@ -39,6 +39,9 @@ def demo(
 
     Works in SIEIS_DATA_DIR, on the embedded setting, with every part real: broker, consumer, archive, hot store,
     Dagster, MLflow, API. Starts over each time, and refuses a folder that holds anything but an earlier demo.
+
+    With SIEIS_PROFILE=services the same on the servers of the settings, in topics, buckets and databases of its own
+    (named like yours, with `-demo` behind), which it makes anew each time; yours are not touched.
     """
     from sieis_cli.demo_steps import Demo
     from sieis_streaming.dataset import data_file
@@ -49,7 +52,6 @@ def demo(
     console = Console()
     file = data_file(settings, data)
     run = Demo(settings, file)
-    run.prepare()
     steps = (
         ("load", f"loading {file.name} into both stores", run.load),
         ("stream", "streaming through the broker into both stores", run.stream),
@@ -57,16 +59,19 @@ def demo(
         ("derive", "aggregates, checks, model and scores in Dagster", run.derive),
         ("query", "asking the API", run.query),
     )
-    for number, (name, text, step) in enumerate(steps, 1):
-        console.print(f"[bold]{number}/{len(steps)}[/] {text} ...", highlight=False)
-        with run.timed(name):
-            step()
+    with run.prepared():
+        for number, (name, text, step) in enumerate(steps, 1):
+            console.print(f"[bold]{number}/{len(steps)}[/] {text} ...", highlight=False)
+            with run.timed(name):
+                step()
     if report is not None:
         report.write_text(json.dumps(dataclasses.asdict(run.report), indent=2) + "\n")
     _show(console, run.report)
 
 
 def _show(console: Console, report: "DemoReport") -> None:
+    from sieis_cli.demo_steps import PLACES_FILE
+
     table = Table(title="What came out", show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -99,8 +104,17 @@ def _show(console: Console, report: "DemoReport") -> None:
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]warning[/] {warning}", highlight=False)
+    if report.profile == "services":
+        console.print(
+            "\nEverything is on the servers, in places whose names end in `demo`. "
+            f"To look at it: [bold]. {Path(report.data_dir) / PLACES_FILE}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+    else:
+        console.print(f"\nEverything is in {report.data_dir}.", highlight=False, soft_wrap=True)
     console.print(
-        f"\nEverything is in {report.data_dir}. Next: [bold]make up[/], then\n"
+        "Next: [bold]make up[/], then\n"
         "  http://127.0.0.1:8501       the dashboard\n"
         "  http://127.0.0.1:8000/docs  the API\n"
         "  http://127.0.0.1:3000       lineage, runs and checks in Dagster\n"

@@ -9,6 +9,7 @@ import datetime as dt
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -20,18 +21,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import numpy as np
 import polars as pl
-from prometheus_client import Metric
-from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
+from sieis_cli.demo_figures import Figures
 from sieis_cli.load import load_file
 from sieis_cli.names import Name
 from sieis_cli.parts import describe
 from sieis_cli.supervisor import Supervisor, last_lines
 from sieis_platform.analysis.ledger import Account, audit_archive
 from sieis_platform.errors import FatalError
-from sieis_platform.settings import Settings
+from sieis_platform.settings import Profile, Settings
 from sieis_platform.stores.open import open_archive, open_hot
 from sieis_platform.timeline import TimelineFile
 from sieis_streaming.metrics import latency_quantile
@@ -44,11 +44,15 @@ _STREAM_SECONDS: Final = 90.0  # longest wait for both stores to have taken what
 _LOOK_SECONDS: Final = 0.1
 _ASSIGNED: Final = "sieis_assigned_partitions"
 _MARKER: Final = "demo.json"
+PLACES_FILE: Final = "demo.env"
+"""Where a demo on servers leaves, in its data directory, the settings by which its places are found."""
+
 # What a platform keeps in its data directory, less the readings themselves and what is only a copy of them.
 _STATE: Final = (
     *("archive", "marts", "dagster", "mlflow", "rejects", "logs"),
     *("timeline.json", "loaded.json", "broker.json", "broker.past.json"),
     *(f"{store}.sqlite{suffix}" for store in ("hot", "state") for suffix in ("", "-wal", "-shm")),
+    PLACES_FILE,
     _MARKER,
 )
 
@@ -65,6 +69,7 @@ class DemoError(FatalError):
 class DemoReport:
     """The figures of one demo; counts are of rows or records, latencies of the hot store."""
 
+    profile: Profile = "embedded"
     data_file: str = ""
     data_dir: str = ""
     lines_read: int = 0
@@ -95,23 +100,35 @@ class DemoReport:
 
 
 class Demo:
-    """One run of the demo on an empty data directory, or one that an earlier demo made (which starts over)."""
+    """One run of the demo on an empty data directory, or one that an earlier demo made (which starts over).
+
+    On the services profile the servers of the settings are used, in places of the demo's own (demo_servers.py); else
+    everything is in the data directory, whatever servers the settings name.
+    """
 
     def __init__(self, settings: Settings, data: Path) -> None:
+        """Raises: DemoServersError where the demo can have no names of its own on the servers."""
         # The stream replays the whole of yesterday, so that there is as much of it at one past midnight as at noon.
         anchor = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
-        self._settings = settings.model_copy(
-            update={
-                "anchor_date": anchor,
-                "kafka_bootstrap": "",
-                "api_port": free_port(),
-                "metrics_port": free_port(),
-                "simulator_port": free_port(),
-                "archive_flush_seconds": float(_FLUSH_SECONDS),
-            }
-        )
+        profile: Profile = settings.profile or "embedded"
+        self._real = settings
+        #: What makes the installation the demo's: whoever is given these sees what it did.
+        self._places: dict[str, Any] = {"profile": profile, "data_dir": settings.data_dir, "anchor_date": anchor}
+        if profile == "services":
+            from sieis_cli.demo_servers import own_places
+
+            self._places |= own_places(settings)
+        else:
+            self._places |= {"archive_uri": "", "marts_uri": ""}  # folders elsewhere are not the demo's either
+        self._while_running: dict[str, Any] = {
+            "api_port": free_port(),
+            "metrics_port": free_port(),
+            "simulator_port": free_port(),
+            "archive_flush_seconds": float(_FLUSH_SECONDS),
+        }
+        self._settings = settings.changed(**self._places, **self._while_running)
         self._data = data
-        self.report = DemoReport(data_file=str(data), data_dir=str(settings.data_dir))
+        self.report = DemoReport(profile=profile, data_file=str(data), data_dir=str(settings.data_dir))
 
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -121,8 +138,25 @@ class Demo:
         self.report.step_seconds[step] = round(time.monotonic() - began, 2)
         self.report.seconds = round(sum(self.report.step_seconds.values()), 2)
 
-    def prepare(self) -> None:
-        """Start over where an earlier demo was. Raises: DemoDirectoryError where something else was."""
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Start over where an earlier demo was, and hold the demo's places on the servers, if any, until the end.
+
+        Raises: DemoDirectoryError where something else was; as demo_servers.started_over.
+        """
+        self._start_over()
+        if self._settings.profile != "services":
+            yield
+            return
+        from sieis_cli.demo_servers import started_over
+
+        with started_over(self._real, self._settings) as token:
+            self._places["influx_token"] = SecretStr(token)
+            self._settings = self._settings.changed(influx_token=SecretStr(token))
+            self._write_places()
+            yield
+
+    def _start_over(self) -> None:
         folder = self._settings.data_dir
         marker = folder / _MARKER
         if not marker.exists() and any((folder / name).exists() for name in ("archive", "timeline.json")):
@@ -147,7 +181,7 @@ class Demo:
         self.report.load_rows_per_second = round(summary.rows_loaded / summary.seconds)
 
     def stream(self) -> None:
-        """A day of readings through the embedded broker into both stores."""
+        """A day of readings through the broker into both stores."""
         with self._running(Name.BROKER, Name.CONSUMER):
             # Joining a group takes seconds; counted as latency they would say nothing of the readings' way.
             self._until("a member of both consumer groups", lambda now, sink: now.value(_ASSIGNED, sink=sink) > 0)
@@ -181,17 +215,16 @@ class Demo:
 
     def derive(self) -> None:
         """Aggregates, checks, model and scores, by the real jobs on the real Dagster instance."""
-        from sieis_platform.defs.operations.materialize import materialize
-
-        summary = materialize(self._settings, None, None)
+        # In a process of its own, as anybody would: Dagster's resources take secrets from their process's environment.
+        summary = self._sieis("materialize", "--json", may_fail=True)
         report = self.report
-        report.partitions_materialized = summary.partitions_materialized
-        report.checks_passed = summary.checks_passed
-        report.checks_warned = summary.checks_warned
-        report.checks_failed = summary.checks_failed
-        report.warnings = summary.warnings
-        if summary.failures:
-            raise DemoError("\n".join(["Dagster's runs did not succeed:", *summary.failures]))
+        report.partitions_materialized = summary["partitions_materialized"]
+        report.checks_passed = summary["checks_passed"]
+        report.checks_warned = summary["checks_warned"]
+        report.checks_failed = summary["checks_failed"]
+        report.warnings = summary["warnings"]
+        if summary["failures"]:
+            raise DemoError("\n".join(["Dagster's runs did not succeed:", *summary["failures"]]))
 
     def query(self) -> None:
         """Ask the API what a person would look at first."""
@@ -236,16 +269,24 @@ class Demo:
             supervisor.stop()
 
     def _environment(self) -> dict[str, str]:
-        settings = self._settings
-        return {
-            "SIEIS_DATA_DIR": str(settings.data_dir),
-            "SIEIS_KAFKA_BOOTSTRAP": "",
-            "SIEIS_API_PORT": str(settings.api_port),
-            "SIEIS_METRICS_PORT": str(settings.metrics_port),
-            "SIEIS_SIMULATOR_PORT": str(settings.simulator_port),
-            "SIEIS_ARCHIVE_FLUSH_SECONDS": str(_FLUSH_SECONDS),
-            "SIEIS_LOG_LEVEL": "warning",
-        }
+        return {**_variables(self._places | self._while_running), "SIEIS_LOG_LEVEL": "warning"}
+
+    def _write_places(self) -> None:
+        """For whoever wants to look at what the demo did; it holds secrets."""
+        path = self._settings.data_dir / PLACES_FILE
+        path.unlink(missing_ok=True)  # a file that is there would keep its mode
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.writelines(f"export {name}={shlex.quote(text)}\n" for name, text in _variables(self._places).items())
+
+    def _sieis(self, *arguments: str, may_fail: bool = False) -> dict[str, Any]:
+        """What a command of ours prints as JSON; with `may_fail` also where it ends with exit code 1 after that."""
+        command = [sys.executable, "-m", "sieis_cli", *arguments]
+        done = subprocess.run(  # noqa: S603 - our own command
+            command, env={**os.environ, **self._environment()}, stdout=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode and not (may_fail and done.stdout):
+            raise DemoError(f"`sieis {arguments[0]}` ended with exit code {done.returncode}, see above")
+        return json.loads(done.stdout)
 
     def _simulate(self) -> int:
         anchor = self._settings.anchor_date
@@ -257,22 +298,16 @@ class Demo:
             "until": anchor + dt.timedelta(days=1),
             "max-records": STREAM_RECORDS,
         }
-        command = [sys.executable, "-m", "sieis_cli", "simulate", "--json"]
-        command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        done = subprocess.run(  # noqa: S603 - our own command
-            command, env={**os.environ, **self._environment()}, stdout=subprocess.PIPE, text=True, check=False
-        )
-        if done.returncode:
-            raise DemoError(f"the simulator ended with exit code {done.returncode}, see above")
-        summary = json.loads(done.stdout)
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        summary = self._sieis("simulate", "--json", *words)
         self.report.stream_records_per_second = round(summary["records_per_second"])
         return int(summary["records"])
 
-    def _until(self, what: str, holds: Callable[["_Figures", str], bool]) -> "_Figures":
+    def _until(self, what: str, holds: Callable[[Figures, str], bool]) -> Figures:
         """The consumer's figures once `holds` for both stores."""
         deadline = time.monotonic() + _STREAM_SECONDS
         while True:
-            figures = self._figures()
+            figures = Figures.of(self._settings.metrics_port)
             if all(holds(figures, sink) for sink in ("hot", "archive")):
                 return figures
             if time.monotonic() > deadline:
@@ -281,38 +316,21 @@ class Demo:
                 raise DemoError(f"not within {_STREAM_SECONDS:g} s: {what} ({taken}); its log ends:\n{last_lines(log)}")
             time.sleep(_LOOK_SECONDS)
 
-    def _figures(self) -> "_Figures":
-        text = httpx.get(f"http://127.0.0.1:{self._settings.metrics_port}/metrics", trust_env=False).text
-        return _Figures(list(text_string_to_metric_families(text)))
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """The consumer's metrics at one moment."""
-
-    families: list[Metric]
-
-    def value(self, name: str, **labels: str) -> float:
-        samples = (sample for family in self.families for sample in family.samples)
-        return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
-
-    def taken(self, sink: str) -> float:
-        fates = ("records_written", "beyond_retention", "duplicates", "dead_letters")
-        return sum(self.value(f"sieis_{fate}_total", sink=sink) for fate in fates)
-
-    def buckets(self, name: str, **labels: str) -> np.ndarray:
-        samples = (sample for family in self.families for sample in family.samples)
-        cumulated = [
-            one.value for one in samples if one.name == f"{name}_bucket" and labels.items() <= one.labels.items()
-        ]
-        return np.diff(np.array(cumulated), prepend=0)
-
 
 def free_port() -> int:
     """A port nothing listens on; the demo must not collide with an installation that is up."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The environment that gives these settings; with its secrets."""
+    return {f"SIEIS_{name.upper()}": _text(value) for name, value in settings.items()}
+
+
+def _text(value: Any) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def _total(accounts: list[Account], fate: str) -> int:

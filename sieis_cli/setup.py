@@ -6,6 +6,7 @@ Belongs here: the order and what is printed. Not here: how a topic, a bucket or 
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -127,11 +128,21 @@ def _influx(settings: "Settings", console: Console) -> None:
 
 def keep_token(path: Path, token: str) -> None:
     """Put the token InfluxDB made into `path`, in place of the one that is there; the file stays its owner's only."""
+    keep_lines(path, {_INFLUX_TOKEN: token})
+
+
+def keep_lines(path: Path, values: Mapping[str, str]) -> None:
+    """Put NAME=value lines into `path`, in place of those of the same names; other lines stay, in one step.
+
+    The file is readable by its owner only, before and afterwards.
+    """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept = re.sub(rf"(?m)^{_INFLUX_TOKEN}=.*\n?", "", text)
+    names = "|".join(re.escape(name) for name in values)
+    kept = re.sub(rf"(?m)^(?:{names})=.*\n?", "", text) if values else text
     if kept and not kept.endswith("\n"):
         kept += "\n"
+    kept += "".join(f"{name}={value}\n" for name, value in values.items())
     draft = path.with_name(f"{path.name}.new")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(f"{kept}{_INFLUX_TOKEN}={token}\n")
+        file.write(kept)
     draft.replace(path)

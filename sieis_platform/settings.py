@@ -6,14 +6,21 @@ Not here: what a setting does.
 
 import datetime as dt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 TimelineMode = Literal["align", "year", "none"]
 Sink = Literal["hot", "archive"]
+Profile = Literal["embedded", "services"]
+
+#: What moves a part to a server; the embedded profile leaves it unset. (Archive and marts: where they are on s3://.)
+SERVER_ADDRESSES: Final = (
+    *("kafka_bootstrap", "influx_url", "redis_url"),
+    *("state_url", "dagster_database_url", "mlflow_database_url", "mlflow_uri"),
+)
 
 
 class Settings(BaseSettings):
@@ -22,6 +29,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SIEIS_", env_file=".env", extra="ignore", hide_input_in_errors=True)
 
     # -- where things lie ----------------------------------------------------------------------------------------
+    profile: Profile | None = Field(
+        None,
+        description="services: every part must be on its server, and what is missing is named; embedded: addresses of "
+        "servers are ignored; unset: each part goes by its own address, and `demo` is embedded.",
+    )
     data_dir: Path = Field(Path("var"), description="Folder of everything the embedded setting keeps.")
     data_file: Path | None = Field(
         None, description="Readings file that `simulate` and `demo` replay; unset: the downloaded one, else generated."
@@ -164,6 +176,11 @@ class Settings(BaseSettings):
         description="Redis that the API's processes share for live values and rate limits (redis://…/0), a database of "
         "its own; unset: each process for itself.",
     )
+    redis_prefix: str = Field(
+        "sieis:",
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="How the names of all keys in Redis begin; two installations on one Redis need two.",
+    )
     hot_piece_milliseconds: float = Field(
         50, gt=0, description="Bulk writes to SQLite commit in pieces of about this long."
     )
@@ -250,10 +267,30 @@ class Settings(BaseSettings):
         "", description="Test only: the process kills itself (SIGKILL) at this named point, `name` or `name:nth`."
     )
 
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return None if value == "" else value  # as docker compose passes on what is not set
+
     @field_validator("data_dir", "services_cache", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _without_servers(self) -> Self:
+        if self.profile == "embedded":
+            for name in SERVER_ADDRESSES:
+                setattr(self, name, type(self).model_fields[name].default)
+            for name in ("archive_uri", "marts_uri"):
+                if getattr(self, name).startswith("s3://"):
+                    setattr(self, name, "")
+        return self
+
+    def changed(self, **changes: Any) -> Self:
+        """The same settings but for `changes`, validated as at the edge. Raises: pydantic.ValidationError."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**(given | changes))
 
     @property
     def embedded_broker(self) -> bool:

@@ -35,6 +35,7 @@ _CONNECT_SECONDS: Final = 0.5  # loopback answers or refuses in far less
 _LOOK_SECONDS: Final = 0.05  # how often the address file is looked at while waiting
 _ATTEMPTS: Final = 20  # clusters made in search of an unused address; the second one nearly always is
 _URL_SAFE: Final = str.maketrans("+/", "-_")
+_NO_TOPIC_ID: Final = frozenset({"None", "", "A" * 22})  # a UUID of zeros in base64: the broker's answer had no id
 _REMEMBERED: Final = 1_000  # earlier addresses kept; one a start
 
 
@@ -205,7 +206,8 @@ def incarnation(
     """What tells a recreated topic (offsets start at 0 again) from a replay: Kafka's topic id, else the cluster id.
 
     On Kafka only an AdminClient can ask; for any other client one is made for the call.
-    Raises: BrokerUnavailableError where the broker does not answer, TopicMissingError where the topic does not exist.
+    Raises: BrokerUnavailableError where the broker does not answer, TopicMissingError where the topic does not exist,
+    BrokerError where the broker knows no topic ids.
     """
     try:
         if settings.embedded_broker:
@@ -217,7 +219,7 @@ def incarnation(
             client = AdminClient(client_config(settings, locate(settings)))
         asked = client.describe_topics(TopicCollection([topic]), request_timeout=timeout)
         # librdkafka writes the id with "+" and "/", Kafka's own tools with "-" and "_"; "/" parts what a position is.
-        return str(asked[topic].result().topic_id).translate(_URL_SAFE)
+        found = str(asked[topic].result().topic_id).translate(_URL_SAFE)
     except KafkaException as error:
         cause: KafkaError = error.args[0]
         if cause.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
@@ -225,6 +227,12 @@ def incarnation(
                 f"topic {topic} does not exist on the broker; make it with `sieis setup`"
             ) from error
         raise BrokerUnavailableError(f"the broker did not describe topic {topic}: {cause.str()}") from error
+    if found in _NO_TOPIC_ID:
+        raise BrokerError(
+            f"the broker tells no id of topic {topic}: a topic deleted and made again could not be told from a replay. "
+            "Update the broker: Kafka has topic ids since 2.8, Redpanda since its pull request 26968 of 2025"
+        )
+    return found
 
 
 class _LibrdkafkaLog:

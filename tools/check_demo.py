@@ -1,6 +1,7 @@
 """Compares what `make demo` did on the shared Intel Lab file with facts computed independently (DuckDB over the file).
 
-`python -m tools.check_demo REPORT` with SIEIS_DATA_DIR as the demo had it; exit 1 where a number differs.
+`python -m tools.check_demo REPORT` with SIEIS_DATA_DIR, and for a demo on servers `.env`, as the demo had them; exit 1
+where a number differs.
 """
 
 import json
@@ -12,6 +13,8 @@ from typing import Any, Final
 import polars as pl
 from rich.console import Console
 
+from sieis_cli.context import load_settings
+from sieis_cli.demo_servers import own_places
 from sieis_platform.settings import Settings
 from sieis_platform.stores.open import open_archive
 
@@ -62,11 +65,18 @@ def archive_checks(rows: pl.LazyFrame) -> Iterator[Check]:
     yield "maximum light", round(float(history["light"].max() or 0), 2), MAXIMUM_LIGHT  # pyright: ignore[reportArgumentType]
 
 
+def _demos(settings: Settings, profile: str) -> Settings:
+    """Where the demo kept what it archived."""
+    if profile == "services":
+        return settings.changed(**own_places(settings))
+    return settings.changed(profile="embedded", archive_uri="", marts_uri="")
+
+
 def main() -> None:
     """Print every number that differs, and at last `N passed, N failed`."""
     console = Console(highlight=False)
     report = json.loads(Path(sys.argv[1]).read_text())
-    archive = open_archive(Settings())  # pyright: ignore[reportCallIssue] - every field has a default
+    archive = open_archive(_demos(load_settings(), report["profile"]))
     results = [*report_checks(report), *archive_checks(archive.scan_all())]
     failed = [(name, found, expected) for name, found, expected in results if found != expected]
     for name, found, expected in failed:

@@ -30,7 +30,9 @@ class PlatformResource(dg.ConfigurableResource):
     def of(cls, settings: Settings) -> Self:
         """The resource of `settings`. Secrets stay in the environment: the UI shows a resource's configuration."""
         secret = {name for name in Settings.model_fields if isinstance(getattr(settings, name), SecretStr)}
-        return cls(overrides=settings.model_dump(mode="json", exclude_unset=True, exclude=secret))
+        # None is left out: Dagster's configuration cannot hold it, and for a setting it means unset.
+        given = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude=secret)
+        return cls(overrides=given)
 
     def settings(self) -> Settings:
         """The settings of this installation: `overrides`, and the environment for what they do not name."""

@@ -1,4 +1,4 @@
-"""The S3 server of the settings: options for the Delta library and Polars, and buckets made.
+"""The S3 server of the settings: options for the Delta library and Polars, and buckets made and emptied.
 
 Belongs here: all that knows S3 options and their names. Not here: what is kept there (archive, marts).
 """
@@ -7,10 +7,13 @@ import datetime as dt
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
 
 _S3: Final = "s3://"
 # The rules all S3 servers share (Amazon S3 user guide, "General purpose bucket naming rules").
@@ -31,7 +34,7 @@ class BucketUnavailableError(RetriableError):
 
 
 class BucketError(FatalError):
-    """The S3 server refuses to make a bucket."""
+    """The S3 server refuses to make or empty a bucket, or the bucket is not ours to empty."""
 
 
 def is_s3(uri: str) -> bool:
@@ -101,20 +104,8 @@ def make_bucket(settings: Settings, name: str) -> Bucket:
     """
     import httpx  # noqa: PLC0415 - setup alone needs the two; whoever opens a store must not pay for them
     import obstore  # noqa: PLC0415
-    from obstore.store import S3Store  # noqa: PLC0415
 
-    bucket_of(f"{_S3}{name}")
-    key, secret = _credentials(settings)
-    options: dict[str, Any] = {
-        "access_key_id": key,
-        "secret_access_key": secret,
-        "region": settings.s3_region,
-        "virtual_hosted_style_request": False,
-        "client_options": {"allow_http": settings.s3_allow_http},
-    }
-    if settings.s3_endpoint_url:
-        options["endpoint"] = _endpoint(settings)
-    store = S3Store(name, **options)
+    store = _objects(settings, name)
     body = "" if settings.s3_region == "us-east-1" else _LOCATION.format(region=settings.s3_region)
     where = settings.s3_endpoint_url or "AWS"
     try:
@@ -131,6 +122,51 @@ def make_bucket(settings: Settings, name: str) -> Bucket:
         return Bucket(name, made=answer.is_success)
     kind = BucketUnavailableError if answer.is_server_error else BucketError
     raise kind(f"the S3 server at {where} did not make bucket {name}: {answer.status_code} {code}".rstrip())
+
+
+def empty_bucket(settings: Settings, name: str, *, mark: str) -> int:
+    """Delete every object of the bucket but `mark`, an object by which a bucket says that it may be emptied.
+
+    An empty bucket is marked; in one that holds other objects the mark must be there. Returns how many were deleted.
+    Raises: BucketUnavailableError, BucketError (no mark, no bucket, no rights), S3SettingsError.
+    """
+    import obstore  # noqa: PLC0415 - as above
+    from obstore import exceptions  # noqa: PLC0415
+
+    store = _objects(settings, name)
+    where = f"bucket {name} on the S3 server at {settings.s3_endpoint_url or 'AWS'}"
+    try:
+        paths = [found["path"] for page in obstore.list(store) for found in page]
+        if not paths:
+            obstore.put(store, mark, b"")
+        elif mark not in paths:
+            raise BucketError(f"{where} holds objects, and no {mark} that says they may be deleted; look at it")
+        others = [path for path in paths if path != mark]
+        if others:
+            obstore.delete(store, others)
+    # Their text may hold a signed address.
+    except (exceptions.NotFoundError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise BucketError(f"{where} cannot be emptied ({type(error).__name__}); check its name and the keys") from None
+    except exceptions.BaseError as error:
+        raise BucketUnavailableError(f"{where} could not be emptied ({type(error).__name__})") from None
+    return len(others)
+
+
+def _objects(settings: Settings, name: str) -> "S3Store":
+    from obstore.store import S3Store  # noqa: PLC0415 - as above
+
+    bucket_of(f"{_S3}{name}")
+    key, secret = _credentials(settings)
+    options: dict[str, Any] = {
+        "access_key_id": key,
+        "secret_access_key": secret,
+        "region": settings.s3_region,
+        "virtual_hosted_style_request": False,
+        "client_options": {"allow_http": settings.s3_allow_http, "timeout": f"{settings.s3_timeout_seconds:g}s"},
+    }
+    if settings.s3_endpoint_url:
+        options["endpoint"] = _endpoint(settings)
+    return S3Store(name, **options)
 
 
 _LOCATION: Final = (

@@ -19,6 +19,7 @@ from typer.main import get_command
 from sieis_cli.main import app
 from sieis_platform.settings import Settings
 from sieis_ui.config import UiSettings
+from tools.services import docker
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -155,7 +156,10 @@ def test_the_ports_of_this_machine_are_those_of_the_settings_and_reachable_from_
     assert {name: by_name[name] for name in defaults} == {
         name: Settings.model_fields[field].default for name, field in defaults.items()
     }
-    assert {by_name["kafka"], by_name["influxdb"], by_name["redis"]} == {19092, 8086, 6379}
+    assert {name: by_name[name] for name in docker.SERVED if name != "minio"} == {
+        name: port for name, port in docker._PORTS.items() if name != "minio"
+    }
+    assert ("127.0.0.1", docker._PORTS["minio"], 9000) in published(SERVICES["minio"])
 
 
 @pytest.mark.parametrize("name", OURS)

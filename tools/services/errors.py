@@ -36,3 +36,7 @@ class PortTakenError(FatalError):
 
 class StateError(FatalError):
     """The state file of `up` cannot be read."""
+
+
+class EngineError(FatalError):
+    """Docker refused a command; the text has its last lines."""

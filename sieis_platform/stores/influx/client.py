@@ -87,10 +87,13 @@ class InfluxClient:
     def api(
         self, method: str, path: str, *, body: object = None, params: Mapping[str, str | int] | None = None
     ) -> dict[str, Any]:
-        """Call the management API (`path` under /api/v2). Raises: HotStoreUnavailableError, HotStoreError."""
-        done = (HTTPStatus.OK, HTTPStatus.CREATED)
+        """Call the management API (`path` under /api/v2); empty where it has nothing to say.
+
+        Raises: HotStoreUnavailableError, HotStoreError.
+        """
+        done = (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT)
         answer = self._send(method, f"/api/v2{path}", expected=done, params=params, json=body)
-        return answer.json()
+        return answer.json() if answer.content else {}
 
     def close(self) -> None:
         """Close the connections."""

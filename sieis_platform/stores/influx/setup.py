@@ -4,10 +4,13 @@ Belongs here: making and correcting that, any number of times. Not here: the com
 """
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
 
+from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
 from sieis_platform.stores.hot import HotStoreError
 from sieis_platform.stores.influx.client import InfluxClient
@@ -22,14 +25,59 @@ _DESCRIPTION: Final = "sieis: reads and writes its own buckets"
 _OPERATOR: Final = "sieis"
 
 
-def prepare(settings: Settings) -> str:
+class ForeignBucketError(FatalError):
+    """A bucket that is to be removed was made by somebody else."""
+
+
+def prepare(settings: Settings, *, description: str = "") -> str:
     """Make what is missing, set the retention, and return the token SIEIS works with (SIEIS_INFLUX_TOKEN).
 
     An InfluxDB that nobody has set up yet is, with the operator token of the settings and a password that nobody
-    keeps. Repeating it changes nothing and returns the same token.
+    keeps. Repeating it changes nothing and returns the same token. New buckets get `description`.
 
     Raises: HotStoreError (no address or operator token, or refused), HotStoreUnavailableError.
     """
+    with _operating(settings) as (client, operator):
+        _first_use(client, settings, operator)
+        org = _organisation(client, settings.influx_org)
+        buckets = [
+            _bucket(client, org, settings.influx_bucket, settings.hot_retention_days, description),
+            _bucket(client, org, settings.influx_hourly_bucket, settings.influx_hourly_retention_days, description),
+        ]
+        return _token(client, org, buckets)
+
+
+def remove(settings: Settings, *, description: str) -> None:
+    """Remove the buckets of the settings with all they hold, and the tokens made for them; missing ones are no error.
+
+    Only buckets that `prepare` made with this `description` are removed.
+
+    Raises: ForeignBucketError, HotStoreError, HotStoreUnavailableError.
+    """
+    with _operating(settings) as (client, operator):
+        _first_use(client, settings, operator)
+        org = _organisation(client, settings.influx_org)
+        names = (settings.influx_bucket, settings.influx_hourly_bucket)
+        found = [bucket for bucket in _pages(client, "/buckets", "buckets", {"orgID": org}) if bucket["name"] in names]
+        for bucket in found:
+            if bucket.get("description", "") != description:
+                raise ForeignBucketError(
+                    f"InfluxDB at {client.address} has a bucket {bucket['name']} that is not {description}; "
+                    "delete or rename it if nobody needs it"
+                )
+        gone = {bucket["id"] for bucket in found}
+        for token in client.api("GET", "/authorizations", params={"orgID": org})["authorizations"]:
+            if token["description"] == _DESCRIPTION and gone & {
+                one["resource"].get("id") for one in token["permissions"]
+            }:
+                client.api("DELETE", f"/authorizations/{token['id']}")
+        for bucket in found:
+            client.api("DELETE", f"/buckets/{bucket['id']}")
+
+
+@contextmanager
+def _operating(settings: Settings) -> Iterator[tuple[InfluxClient, str]]:
+    """A client that may do everything, and its token."""
     if not settings.influx_url or settings.influx_admin_token is None:
         raise HotStoreError("setting up InfluxDB needs SIEIS_INFLUX_URL and SIEIS_INFLUX_ADMIN_TOKEN")
     operator = settings.influx_admin_token.get_secret_value()
@@ -37,13 +85,7 @@ def prepare(settings: Settings) -> str:
         settings.influx_url, org=settings.influx_org, token=operator, timeout_seconds=settings.influx_timeout_seconds
     )
     try:
-        _first_use(client, settings, operator)
-        org = _organisation(client, settings.influx_org)
-        buckets = [
-            _bucket(client, org, settings.influx_bucket, settings.hot_retention_days),
-            _bucket(client, org, settings.influx_hourly_bucket, settings.influx_hourly_retention_days),
-        ]
-        return _token(client, org, buckets)
+        yield client, operator
     finally:
         client.close()
 
@@ -74,7 +116,7 @@ def _organisation(client: InfluxClient, name: str) -> str:
     return client.api("POST", "/orgs", body={"name": name})["id"]
 
 
-def _bucket(client: InfluxClient, org: str, name: str, days: int) -> str:
+def _bucket(client: InfluxClient, org: str, name: str, days: int, description: str) -> str:
     """The bucket's id, with a retention of `days`."""
     rule = {"type": "expire", "everySeconds": days * _DAY_SECONDS}
     for bucket in _pages(client, "/buckets", "buckets", {"orgID": org}):
@@ -85,7 +127,8 @@ def _bucket(client: InfluxClient, org: str, name: str, days: int) -> str:
                 client.api("PATCH", f"/buckets/{bucket['id']}", body={"retentionRules": [rule]})
             return bucket["id"]
     log.info("bucket made", bucket=name, days=days)
-    return client.api("POST", "/buckets", body={"orgID": org, "name": name, "retentionRules": [rule]})["id"]
+    body = {"orgID": org, "name": name, "description": description, "retentionRules": [rule]}
+    return client.api("POST", "/buckets", body=body)["id"]
 
 
 def _token(client: InfluxClient, org: str, buckets: list[str]) -> str:

@@ -158,6 +158,22 @@ def test_processes_that_share_a_redis_count_together(redis: Instance) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.services
+def test_installations_with_prefixes_of_their_own_share_a_redis_and_nothing_in_it(redis: Instance) -> None:
+    async def scenario() -> None:
+        url = redis.settings["SIEIS_REDIS_URL"]
+        caches = [open_cache(url, RedisGuard(ApiMetrics()), prefix) for prefix in ("one:", "other:")]
+        await caches[0].set("key", b"value", 60)
+        assert [await cache.get("key") for cache in caches] == [b"value", None]
+        limiters = [RateLimiter(1, url, RedisGuard(ApiMetrics()), prefix) for prefix in ("one:", "other:")]
+        assert [await limiter.wait_seconds("198.51.100.2") for limiter in limiters] == [None, None]
+        assert None not in [await limiter.wait_seconds("198.51.100.2") for limiter in limiters]
+        for one in (*caches, *limiters):
+            await one.close()
+
+    asyncio.run(scenario())
+
+
 def test_no_limit_counts_nothing() -> None:
     async def scenario() -> None:
         limiter = RateLimiter(0)

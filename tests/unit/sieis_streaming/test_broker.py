@@ -7,16 +7,20 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import msgspec
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition, Uuid
+from confluent_kafka.admin import AdminClient, TopicDescription
 
 from sieis_platform.settings import Settings
 from sieis_streaming.broker import (
     EMBEDDED_PARTITIONS,
     BrokerAddress,
+    BrokerError,
     BrokerRunningError,
     BrokerUnavailableError,
     EmbeddedBroker,
@@ -105,6 +109,18 @@ def test_kafka_is_located_by_its_setting(tmp_path: Path) -> None:
     address = locate(settings)
     assert address == BrokerAddress("kafka:9092", embedded=False)
     assert not has_moved(settings, address)
+
+
+def test_a_broker_without_topic_ids_is_refused(tmp_path: Path) -> None:
+    """No such broker is at hand: the fake answers as librdkafka does where the metadata had no id."""
+    settings = Settings(_env_file=None, data_dir=tmp_path, kafka_bootstrap="127.0.0.1:9")
+    described = create_autospec(TopicDescription, instance=True, topic_id=Uuid(0, 0))
+    answered: Future[TopicDescription] = Future()
+    answered.set_result(described)
+    admin = create_autospec(AdminClient, instance=True, spec_set=True)
+    admin.describe_topics.return_value = {settings.kafka_topic: answered}
+    with pytest.raises(BrokerError, match="tells no id of topic sensor_readings"):
+        incarnation(admin, settings, settings.kafka_topic)
 
 
 def test_a_client_sees_that_the_broker_has_moved(settings: Settings) -> None:

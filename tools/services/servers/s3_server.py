@@ -3,10 +3,15 @@
 Belongs here: that. Not here: a particular server.
 """
 
+from typing import Final
+
 import httpx
 
 from tools.services.servers import s3
 from tools.services.servers.base import NotReadyError, Place, Server, new_secret
+
+#: Where archive and marts are on a server of ours, as in docker-compose.yml.
+BUCKETS: Final = {"SIEIS_ARCHIVE_URI": "s3://sieis-archive/readings", "SIEIS_MARTS_URI": "s3://sieis-marts/tables"}
 
 
 class S3Server(Server):
@@ -30,10 +35,11 @@ class S3Server(Server):
         return f"http://{place.address}"
 
     def settings(self, place: Place) -> dict[str, str]:
-        """Endpoint and keys."""
+        """Endpoint, keys, and the buckets `sieis setup` makes."""
         return {
             "SIEIS_S3_ENDPOINT_URL": self.address(place),
             "SIEIS_S3_ACCESS_KEY_ID": place.credentials["access_key"],
             "SIEIS_S3_SECRET_ACCESS_KEY": place.credentials["secret_key"],
             "SIEIS_S3_ALLOW_HTTP": "true",
+            **BUCKETS,
         }
