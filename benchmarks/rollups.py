@@ -95,6 +95,7 @@ def run() -> Iterator[Result]:
                 begin = first - dt.timedelta(days=stored)
                 store(archive, readings(begin, DAYS, MOTES, per_day), f"history:{stored}")
                 stored += DAYS
+            archive.table().create_checkpoint()  # as the nightly closing of days leaves the table
             workload = f"{per_day * MOTES:,} rows, {total} days stored"
             yield timed(f"one day beside {total} days", workload, partial(one_day, archive, Window(first, first)))
 

@@ -5,12 +5,13 @@ Not here: what a setting does.
 """
 
 import datetime as dt
+import json
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 TimelineMode = Literal["align", "year", "none"]
 Sink = Literal["hot", "archive"]
@@ -166,6 +167,24 @@ class Settings(BaseSettings):
     archive_mote_folders: bool = Field(
         True, description="Partition the archive by mote_id too; turn off for thousands of motes."
     )
+    archive_retention_days: int | None = Field(
+        None, ge=1, description="Days the archive keeps; unset: every reading for ever."
+    )
+    archive_retention_motes: Annotated[dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=0)]], NoDecode] = (
+        Field(
+            default_factory=dict,
+            description="Days the archive keeps of single motes, `7=30,9=90` or JSON; 0: for ever. Others: "
+            "archive_retention_days.",
+        )
+    )
+    archive_vacuum_hours: int = Field(
+        168,
+        ge=1,
+        description="Files and log entries of older versions stay so long: no reader or query may take longer.",
+    )
+    archive_small_file_bytes: int = Field(
+        8 * 1024 * 1024, ge=1, description="A file below this is small: the storage report counts them."
+    )
     hot_retention_days: int = Field(30, ge=1, description="Days the hot store keeps.")
     state_url: SecretStr | None = Field(
         None,
@@ -277,6 +296,19 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @field_validator("archive_retention_motes", mode="before")
+    @classmethod
+    def _days_by_mote(cls, value: object) -> object:
+        """`7=30,9=90` as a mapping; JSON as it is."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("{"):
+            return json.loads(value)
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if any(not equals for _mote, equals, _days in pairs):
+            raise ValueError("write MOTE=DAYS,MOTE=DAYS or a JSON object")
+        return {mote.strip(): days.strip() for mote, _equals, days in pairs}
+
     @model_validator(mode="after")
     def _without_servers(self) -> Self:
         if self.profile == "embedded":
@@ -285,6 +317,17 @@ class Settings(BaseSettings):
             for name in ("archive_uri", "marts_uri"):
                 if getattr(self, name).startswith("s3://"):
                     setattr(self, name, "")
+        return self
+
+    @model_validator(mode="after")
+    def _tables_lie_apart(self) -> Self:
+        """A vacuum deletes every old file in a table's folder that its log does not name."""
+        archive = self.archive_location.rstrip("/") + "/"
+        if (self.marts_location.rstrip("/") + "/").startswith(archive):
+            raise ValueError(
+                f"the marts ({self.marts_location}) lie inside the archive's folder ({self.archive_location}), whose "
+                "vacuum would delete them; give each a folder of its own"
+            )
         return self
 
     def changed(self, **changes: Any) -> Self:

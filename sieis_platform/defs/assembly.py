@@ -5,7 +5,7 @@ Belongs here: assembly from settings. Not here: any definition. Nothing is opene
 
 import dagster as dg
 
-from sieis_platform.defs.archive import assets as archive
+from sieis_platform.defs.archive import definitions as archive
 from sieis_platform.defs.archive.historical import historical_asset
 from sieis_platform.defs.ml import assets as ml
 from sieis_platform.defs.operations import jobs
@@ -26,7 +26,7 @@ def build_definitions(settings: Settings, platform: PlatformResource | None = No
     days = daily_partitions(settings)
     return dg.Definitions.merge(
         stream.definitions(settings),
-        archive.definitions(),
+        archive.definitions(days),
         quality.definitions(),
         rollups.definitions(days),
         ml.definitions(days),

@@ -8,7 +8,7 @@ import datetime as dt
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,18 +17,18 @@ import polars as pl
 from deltalake import (
     CommitProperties,
     DeltaTable,
-    PostCommitHookProperties,
     Transaction,
     WriterProperties,
     write_deltalake,
 )
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
-from sieis_platform.stores.delta import create_empty, scan, translated
+from sieis_platform.stores.delta import KEEP_LOG, create_empty, scan, scan_days, translated
 from sieis_platform.stores.ledger import LEDGER_KEY, LEDGER_MART, Ledger, LedgerCopy, LedgerEntry, of_commits
 from sieis_platform.stores.log import CommitLog
+from sieis_platform.stores.objects import put
 from sieis_platform.timeline import DAY_NS
 
 ARCHIVE_SCHEMA: Final = pl.Schema(
@@ -40,8 +40,8 @@ _HISTORY_ROUNDS: Final = 20
 
 # Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
 WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
-# The ledger lives in the log: its entries must not be cleaned up before they are copied to the marts.
-HOOKS: Final = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+#: Files are found by their folders and read by time: statistics of more columns made checkpoints six times as large.
+PROPERTIES: Final = {"delta.dataSkippingStatsColumns": "mote_id,timestamp"}
 
 
 class ArchiveUnavailableError(RetriableError):
@@ -60,6 +60,10 @@ class FenceError(ArchiveError):
         super().__init__(
             f"the archive holds {app_id} at {found}, this writer expected {expected}: another writer was here"
         )
+
+
+class VersionGoneError(ArchiveError):
+    """A version was asked for whose log entry or files were cleaned up: it was older than the horizon of the vacuum."""
 
 
 class LedgerGapError(ArchiveError):
@@ -113,15 +117,26 @@ class Archive:
                 name="sensor_readings",
                 description="Every reading, with the stream position or file offset it came from",
                 storage_options=self._storage_options,
+                configuration=PROPERTIES,
             )
 
-    def table(self) -> DeltaTable:
-        """The table at its newest version.
+    def table(self, version: int | None = None) -> DeltaTable:
+        """The table at its newest version, or at an older one.
 
-        Raises: ArchiveUnavailableError, ArchiveError (where it does not exist: load, or consume first).
+        Raises: ArchiveUnavailableError, ArchiveError (where it does not exist: load, or consume first),
+        VersionGoneError.
         """
         with _translated(self.uri):
-            return DeltaTable(self.uri, storage_options=self._storage_options)
+            table = DeltaTable(self.uri, storage_options=self._storage_options)
+            if version is None or version == table.version():
+                return table
+            try:
+                table.load_as_version(version)
+            except TableNotFoundError as error:
+                raise VersionGoneError(
+                    f"version {version} of the archive at {self.uri} is gone: its log was cleaned up; read the newest"
+                ) from error
+            return table
 
     def version(self) -> int:
         """Newest version of the table."""
@@ -189,7 +204,7 @@ class Archive:
                 mode="append",
                 writer_properties=WRITER,
                 commit_properties=properties,
-                post_commithook_properties=HOOKS,
+                post_commithook_properties=KEEP_LOG,
             )
         return table.version()
 
@@ -197,12 +212,13 @@ class Archive:
     def scan_all(self, version: int | None = None) -> pl.LazyFrame:
         """Every archived row (ARCHIVE_SCHEMA), conflicting readings of one key included."""
         # Opened here: given an address, Polars would open it at `collect`, where the library's errors have no names.
-        with _translated(self.uri):
-            return self.scan_table(DeltaTable(self.uri, version=version, storage_options=self._storage_options))
+        return self.scan_table(self.table(version))
 
-    def scan_table(self, table: DeltaTable) -> pl.LazyFrame:
-        """Every archived row of a table opened before, at its version."""
-        return scan(table, self._storage_options)
+    def scan_table(self, table: DeltaTable, first: dt.date | None = None, last: dt.date | None = None) -> pl.LazyFrame:
+        """Every archived row of a table opened before, at its version; of the days `first` to `last`, inclusive."""
+        if first is None and last is None:
+            return scan(table, self._storage_options)
+        return scan_days(table, self._storage_options, first, last)
 
     def scan(
         self, start_ns: int | None = None, end_ns: int | None = None, mote_ids: Sequence[int] | None = None
@@ -211,16 +227,24 @@ class Archive:
 
         Columns: READING_SCHEMA and LINEAGE_SCHEMA. Only the partitions of the days asked for are read.
         """
-        frame = self.scan_all()
+        first = None if start_ns is None else _date(start_ns)
+        last = None if end_ns is None else _date(end_ns - 1)
+        with _translated(self.uri):
+            frame = self.scan_table(self.table(), first, last)
         if start_ns is not None:
-            first = _date(start_ns)
-            frame = frame.filter(_partition_date() >= first.strftime("%Y%m%d"), pl.col("timestamp") >= start_ns)
+            frame = frame.filter(pl.col("timestamp") >= start_ns)
         if end_ns is not None:
-            last = _date(end_ns - 1)
-            frame = frame.filter(_partition_date() <= last.strftime("%Y%m%d"), pl.col("timestamp") < end_ns)
+            frame = frame.filter(pl.col("timestamp") < end_ns)
         if mote_ids is not None:
             frame = frame.filter(pl.col("mote_id").is_in(list(mote_ids)))
         return last_wins(frame.drop(ARCHIVE_PARTITIONS))
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write an object beside the table's folders; its path begins with `_`, which a vacuum passes over.
+
+        Raises: ObjectUnavailableError.
+        """
+        put(self.uri, self._storage_options, path, content)
 
     def reading(self) -> AbstractContextManager[None]:
         """Context in which frames of this archive are collected: only then are the files read.
@@ -319,20 +343,26 @@ def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows.sort(*order).unique(KEY, keep="last", maintain_order=False)
 
 
-def _partition_date() -> pl.Expr:
-    return pl.concat_str(pl.col("year"), pl.col("month"), pl.col("day"))
-
-
 def _date(ns: int) -> dt.date:
     return dt.datetime.fromtimestamp(ns // 1_000_000_000, tz=dt.UTC).date()
 
 
-def _translated(uri: str) -> AbstractContextManager[None]:
-    """Context that turns the library's errors into ours; CommitFailedError passes, `append` decides about it."""
-    return translated(
-        "archive",
-        uri,
-        unavailable=ArchiveUnavailableError,
-        fatal=ArchiveError,
-        missing="run `sieis load FILE` or `sieis consume` first",
-    )
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    """Turn the library's errors into ours; CommitFailedError passes, whoever commits decides about it."""
+    try:
+        with translated(
+            "archive",
+            uri,
+            unavailable=ArchiveUnavailableError,
+            fatal=ArchiveError,
+            missing="run `sieis load FILE` or `sieis consume` first",
+        ):
+            yield
+    except ArchiveUnavailableError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise VersionGoneError(
+                f"a file of the archive at {uri} is gone: the version read is older than the horizon of the vacuum, or "
+                f"the file was deleted by other means; read the newest version ({error.__cause__})"
+            ) from error
+        raise

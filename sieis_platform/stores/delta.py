@@ -3,13 +3,14 @@
 Belongs here: error translation and figures from the log. Not here: the layout or the meaning of any table.
 """
 
+import datetime as dt
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
 from deltalake.exceptions import (
     CommitFailedError,
     DeltaError,
@@ -32,6 +33,9 @@ _REFUSED: Final = (
     "lacked the necessary privileges",
     "lacked valid authentication",
 )
+
+#: Checkpoints now and then, but the log is cleaned up by `clean` alone: the archive's ledger lives in it.
+KEEP_LOG: Final = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 # Of an S3 server's answer the code is kept: the rest may hold the access key and what was signed.
@@ -57,6 +61,80 @@ def info(table: DeltaTable) -> TableInfo:
     )
 
 
+def scan_days(
+    table: DeltaTable, storage_options: Mapping[str, str], first: dt.date | None, last: dt.date | None
+) -> pl.LazyFrame:
+    """The rows of the folders of `first` to `last` (both inclusive; None: without bound), `year`, `month`, `day`.
+
+    Polars prunes by the statistics of every file of the table, 90 ms of processor time beside 15,000 files where one
+    day has 42; the library finds the day's files in 7 ms. What follows is what Polars does with the files it is left.
+    """
+    bounds = [on_or_before(last)] if last is not None else []
+    if first is not None:
+        bounds.append(f"NOT {on_or_before(first - dt.timedelta(days=1))}")
+    schema = pl.Schema(table.schema().to_arrow())
+    files = table.file_uris(file_pruning_predicate=" AND ".join(bounds) or None)
+    if not files:
+        return pl.LazyFrame(schema=schema)
+    folders = table.metadata().partition_columns
+    return pl.scan_parquet(
+        files,
+        schema={name: kind for name, kind in schema.items() if name not in folders},  # else a file is opened for it
+        hive_partitioning=True,
+        hive_schema={name: schema[name] for name in folders},
+        missing_columns="insert",
+        extra_columns="ignore",
+        storage_options={**storage_options, **scan_options(storage_options)} or None,
+        credential_provider=None,
+    ).select(schema.names())
+
+
+def on_or_before(day: dt.date) -> str:
+    """SQL for the folders `year`, `month`, `day` (text, zero-padded) up to a day, in parentheses."""
+    year, month, number = f"{day:%Y}", f"{day:%m}", f"{day:%d}"
+    return (
+        f"(year < '{year}' OR (year = '{year}' AND (month < '{month}' OR (month = '{month}' AND day <= '{number}'))))"
+    )
+
+
+def set_properties(table: DeltaTable, wanted: Mapping[str, str]) -> None:
+    """Make the table's properties hold `wanted`; nothing is committed where they do."""
+    held = table.metadata().configuration
+    if differing := {name: value for name, value in wanted.items() if held.get(name) != value}:
+        table.alter.set_table_properties(differing, post_commithook_properties=KEEP_LOG)
+
+
+class Cleaned(NamedTuple):
+    """What `clean` deleted."""
+
+    files: int
+    log_entries: int
+
+
+def clean(table: DeltaTable, horizon_hours: int) -> Cleaned:
+    """Checkpoint the table, then delete files that no version younger than the horizon needs, and their log entries.
+
+    A reader that opened the table within the horizon finds every file it looks for. Tombstones are kept as long in the
+    checkpoints, else a full vacuum would take a file for an orphan before its time; and it is full, because files of
+    writers that were killed stand in no log.
+    """
+    horizon = f"interval {horizon_hours} hours"
+    set_properties(table, {"delta.logRetentionDuration": horizon, "delta.deletedFileRetentionDuration": horizon})
+    table.update_incremental()
+    table.create_checkpoint()
+    files = table.vacuum(
+        horizon_hours,
+        dry_run=False,
+        enforce_retention_duration=False,
+        full=True,
+        post_commithook_properties=KEEP_LOG,
+    )
+    before = len(table.history())
+    table.cleanup_metadata()
+    table.update_incremental()
+    return Cleaned(len(files), max(0, before - len(table.history())))
+
+
 def scan(table: DeltaTable, storage_options: Mapping[str, str]) -> pl.LazyFrame:
     """The table at its version, to be read with the options it was opened with."""
     return pl.scan_delta(table, storage_options=scan_options(storage_options))
@@ -70,6 +148,7 @@ def create_empty(
     name: str,
     description: str,
     storage_options: dict[str, str],
+    configuration: Mapping[str, str | None] | None = None,
 ) -> None:
     """Make the empty table; nothing happens where it exists, or where another process makes it at this moment.
 
@@ -84,6 +163,7 @@ def create_empty(
             partition_by=list(partition_by),
             name=name,
             description=description,
+            configuration=dict(configuration or {}),
             storage_options=storage_options,
             commit_properties=CommitProperties(max_commit_retries=0),
         )

@@ -4,17 +4,11 @@ Belongs here: fetching and decoding commits, from a folder or S3. Not here: what
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
 
 import msgspec
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, S3Store
 
 from sieis_platform.errors import RetriableError
-from sieis_platform.stores.s3 import bucket_of, is_s3
-
-_S3: Final = "s3://"
+from sieis_platform.stores.objects import object_store
 
 
 class LogUnavailableError(RetriableError):
@@ -41,7 +35,7 @@ class CommitLog:
 
     def __init__(self, uri: str, storage_options: Mapping[str, str]) -> None:
         self.uri = uri
-        self._store = _open(uri, storage_options)
+        self._store = object_store(uri, storage_options)
         self._decoder = msgspec.json.Decoder(_Action)
 
     def files(self, version: int) -> list[File] | None:
@@ -49,11 +43,13 @@ class CommitLog:
 
         Raises: LogUnavailableError.
         """
+        import obstore  # noqa: PLC0415 - most who open an archive never come here
+
         try:
             text = obstore.get(self._store, f"_delta_log/{version:020}.json").bytes().to_bytes()
         except FileNotFoundError:
             return None
-        except (BaseError, OSError) as error:
+        except (obstore.exceptions.BaseError, OSError) as error:
             # The rest of the library's text is a dump of the request.
             first = str(error).partition("\n")[0]
             raise LogUnavailableError(
@@ -61,15 +57,3 @@ class CommitLog:
             ) from None
         actions = self._decoder.decode_lines(text)
         return [file for action in actions for file in (action.add, action.remove) if file is not None]
-
-
-def _open(uri: str, options: Mapping[str, str]) -> LocalStore | S3Store:
-    """The object store of a table, from the options that the Delta library takes (s3.storage_options)."""
-    if not is_s3(uri):
-        return LocalStore(uri.removeprefix("file://"))
-    client: Any = {name: options[name] for name in ("timeout", "connect_timeout") if name in options}
-    client["allow_http"] = options.get("allow_http") == "true"
-    config: Any = {name: value for name, value in options.items() if name.startswith("aws_")}
-    retry: Any = {"max_retries": int(options.get("max_retries", "3"))}
-    prefix = uri.removeprefix(_S3).partition("/")[2]
-    return S3Store(bucket_of(uri), prefix=prefix or None, config=config, client_options=client, retry_config=retry)

@@ -14,7 +14,8 @@ from deltalake import CommitProperties, DeltaTable, WriterProperties, write_delt
 from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.errors import FatalError, RetriableError
-from sieis_platform.stores.delta import TableInfo, create_empty, info, scan, translated
+from sieis_platform.stores.delta import KEEP_LOG, Cleaned, TableInfo, clean, create_empty, info, scan, translated
+from sieis_platform.stores.objects import folders
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _WRITER: Final = WriterProperties(compression="SNAPPY")
@@ -55,7 +56,7 @@ class Marts:
     def scan(self, table: str) -> pl.LazyFrame:
         """The mart at its newest version. Raises: MartError where it does not exist, MartUnavailableError."""
         with self._translated(table):
-            return scan(self._open(table), self._storage_options)
+            return scan(self.table(table), self._storage_options)
 
     def reading(self, table: str) -> AbstractContextManager[None]:
         """Context in which frames of that mart are collected: only then are the files read.
@@ -66,13 +67,17 @@ class Marts:
 
     def version(self, table: str) -> int:
         """Newest version of the mart. Raises: MartError where it does not exist, MartUnavailableError."""
-        return self._open(table).version()
+        return self.table(table).version()
 
     def info(self, table: str) -> TableInfo:
         """Version, files, rows and bytes. Raises: MartError where it does not exist, MartUnavailableError."""
-        opened = self._open(table)
+        opened = self.table(table)
         with self._translated(table):
             return info(opened)
+
+    def tables(self) -> list[str]:
+        """Names of the marts that have been written, ascending. Raises: ObjectUnavailableError."""
+        return [name for name in folders(self.root, self._storage_options) if _NAME.fullmatch(name)]
 
     # -- writes --------------------------------------------------------------------------------------------------
     def replace_days(self, table: str, frame: pl.DataFrame, start: dt.date, end: dt.date) -> int:
@@ -122,6 +127,23 @@ class Marts:
             ),
         )
 
+    def tidy(self, table: str, horizon_hours: int) -> Cleaned:
+        """Compact the mart and delete files and log entries that no version younger than the horizon needs.
+
+        Raises: MartUnavailableError, MartError.
+        """
+        for _ in range(_ROUNDS):
+            opened = self.table(table)
+            try:
+                with self._translated(table):
+                    opened.optimize.compact(
+                        writer_properties=_WRITER, commit_properties=_COMMITS, post_commithook_properties=KEEP_LOG
+                    )
+                    return clean(opened, horizon_hours)
+            except CommitFailedError:
+                continue
+        raise self._outrun(table)
+
     def _overwrite(self, opened: DeltaTable, frame: pl.DataFrame, predicate: str) -> None:
         write_deltalake(
             opened,
@@ -152,18 +174,22 @@ class Marts:
     def _commit(self, table: str, write: Callable[[DeltaTable], None]) -> int:
         """`write` on the newest version until its commit meets no conflicting one."""
         for _ in range(_ROUNDS):
-            opened = self._open(table)
+            opened = self.table(table)
             try:
                 with self._translated(table):
                     write(opened)
             except CommitFailedError:
                 continue
             return opened.version()
-        raise MartUnavailableError(
+        raise self._outrun(table)
+
+    def _outrun(self, table: str) -> MartUnavailableError:
+        return MartUnavailableError(
             f"mart {table} under {self.root}: other writers were faster {_ROUNDS} times; try again later"
         )
 
-    def _open(self, table: str) -> DeltaTable:
+    def table(self, table: str) -> DeltaTable:
+        """The mart at its newest version. Raises: MartError where it does not exist, MartUnavailableError."""
         uri = self._uri(table)
         with self._translated(table):
             return DeltaTable(uri, storage_options=self._storage_options)

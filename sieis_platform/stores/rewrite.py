@@ -16,12 +16,12 @@ from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.reading import LINEAGE_SCHEMA, READING_SCHEMA
 from sieis_platform.stores.archive import (
-    HOOKS,
     WRITER,
     Archive,
     ArchiveError,
     in_layout,
 )
+from sieis_platform.stores.delta import KEEP_LOG, on_or_before
 from sieis_platform.stores.ledger import REMOVED_KEY, RemovedEntry
 from sieis_platform.timeline import DAY_NS
 
@@ -62,11 +62,11 @@ class Scope:
 
     def predicate(self) -> str:
         """The same as SQL for the Delta library. Only digits of dates and integers get into it."""
-        parts = [_on_or_before(self.last)]
+        parts = [on_or_before(self.last)]
         if self.first == self.last:
             parts = [f"year = '{self.last:%Y}'", f"month = '{self.last:%m}'", f"day = '{self.last:%d}'"]
         elif self.first is not None:
-            parts.append(f"NOT {_on_or_before(self.first - dt.timedelta(days=1))}")
+            parts.append(f"NOT {on_or_before(self.first - dt.timedelta(days=1))}")
         if self.motes is not None:
             parts.append(f"mote_id IN ({_integers(self.motes)})")
         if self.without_motes:
@@ -107,7 +107,13 @@ def replace_rows(
         with archive.reading():
             # Without mote folders the library would have to cut files apart: the whole days are replaced instead.
             whole = scope if "mote_id" in archive.partition_columns else Scope(scope.last, scope.first)
-            held = archive.scan_table(table).filter(whole.rows()).select(ROW_SCHEMA.names()).cast(ROW_SCHEMA).collect()
+            held = (
+                archive.scan_table(table, whole.first, whole.last)
+                .filter(whole.rows())
+                .select(ROW_SCHEMA.names())
+                .cast(ROW_SCHEMA)
+                .collect()
+            )
         if whole is scope:
             before, untouched = held, held.clear()
         else:
@@ -140,7 +146,7 @@ def remove(
     """
     for table in archive.attempts():
         with archive.reading():
-            entries = _counted(archive.scan_table(table).filter(scope.rows()), reason)
+            entries = _counted(archive.scan_table(table, scope.first, scope.last).filter(scope.rows()), reason)
         if not entries:
             return 0
         try:
@@ -149,7 +155,7 @@ def remove(
                     scope.predicate(),
                     writer_properties=WRITER,
                     commit_properties=_properties(entries, metadata, None),
-                    post_commithook_properties=HOOKS,
+                    post_commithook_properties=KEEP_LOG,
                 )
         except CommitFailedError:
             continue
@@ -166,7 +172,7 @@ def _overwrite(
                 predicate,
                 writer_properties=WRITER,
                 commit_properties=properties,
-                post_commithook_properties=HOOKS,
+                post_commithook_properties=KEEP_LOG,
             )
         else:
             write_deltalake(
@@ -176,7 +182,7 @@ def _overwrite(
                 predicate=predicate,
                 writer_properties=WRITER,
                 commit_properties=properties,
-                post_commithook_properties=HOOKS,
+                post_commithook_properties=KEEP_LOG,
             )
     return table.version()
 
@@ -218,13 +224,6 @@ def _properties(
 def _of_motes(scope: Scope) -> pl.Expr:
     chosen = pl.lit(value=True) if scope.motes is None else pl.col("mote_id").is_in(list(scope.motes))
     return chosen & ~pl.col("mote_id").is_in(list(scope.without_motes))
-
-
-def _on_or_before(day: dt.date) -> str:
-    year, month, number = f"{day:%Y}", f"{day:%m}", f"{day:%d}"
-    return (
-        f"(year < '{year}' OR (year = '{year}' AND (month < '{month}' OR (month = '{month}' AND day <= '{number}'))))"
-    )
 
 
 def _integers(motes: Sequence[int]) -> str:

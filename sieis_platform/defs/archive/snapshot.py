@@ -4,7 +4,7 @@ Belongs here: windows of readings at one table version. Not here: the table itse
 """
 
 import datetime as dt
-from typing import Self
+from typing import Final, Self
 
 import polars as pl
 from deltalake import DeltaTable
@@ -13,6 +13,9 @@ from sieis_platform.defs.partitions import Window, today
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
 from sieis_platform.stores.archive import Archive, last_wins
 from sieis_platform.timeline import DAY_NS
+
+#: The date (UTC, YYYY-MM-DD) of a reading.
+DATE: Final = pl.from_epoch(pl.col("timestamp") // DAY_NS, time_unit="d").dt.strftime("%Y-%m-%d").alias("date")
 
 
 class Snapshot:
@@ -26,24 +29,16 @@ class Snapshot:
     def of(cls, archive: Archive, version: int | None = None) -> Self:
         """The archive at `version`, or as it is now.
 
-        Raises: ArchiveError where there is none, ArchiveUnavailableError.
+        Raises: ArchiveError where there is none, VersionGoneError, ArchiveUnavailableError.
         """
-        table = archive.table()
-        if version is not None and version != table.version():
-            table.load_as_version(version)
-        return cls(archive, table)
+        return cls(archive, archive.table(version))
 
     def rows(self, window: Window) -> pl.LazyFrame:
         """Every archived row of the window (READING_SCHEMA and LINEAGE_SCHEMA), repeated keys included.
 
         Only the folders of its days are read.
         """
-        date = pl.concat_str(*ARCHIVE_PARTITIONS)
-        return (
-            self._archive.scan_table(self._table)
-            .filter(date.is_between(pl.lit(f"{window.first:%Y%m%d}"), pl.lit(f"{window.last:%Y%m%d}")))
-            .drop(ARCHIVE_PARTITIONS)
-        )
+        return self._archive.scan_table(self._table, window.first, window.last).drop(ARCHIVE_PARTITIONS)
 
     def readings(self, window: Window) -> pl.DataFrame:
         """The readings of the window (READING_SCHEMA), one a key: the last wins. Ascending (mote_id, timestamp)."""
@@ -52,15 +47,19 @@ class Snapshot:
 
     def readings_by_day(self, window: Window) -> dict[str, int]:
         """Readings (distinct keys) of each day of the window that has any, by its date as text."""
-        day = pl.from_epoch(pl.col("timestamp") // DAY_NS, time_unit="d").dt.strftime("%Y-%m-%d").alias("date")
         with self._archive.reading():
-            counts = self.rows(window).select(KEY).unique().group_by(day).len().collect()
+            counts = self.rows(window).select(KEY).unique().group_by(DATE).len().collect()
         return {date: int(count) for date, count in counts.iter_rows()}
 
     def recent(self, days: int) -> Window:
         """The window of the newest `days` days that have readings; today where the archive is empty."""
         stored = list(self.rows_by_day())[-days:] or [today()]
         return Window(stored[0], stored[-1])
+
+    def sample(self, rows: int) -> pl.DataFrame:
+        """Up to `rows` readings (READING_SCHEMA) of the newest day that has any."""
+        with self._archive.reading():
+            return self.rows(self.recent(1)).select(READING_SCHEMA.names()).head(rows).collect()
 
     def rows_by_day(self) -> dict[dt.date, int]:
         """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""

@@ -5,7 +5,7 @@ Belongs here: comparing an aggregate with the archive it came from. Not here: ex
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import dagster as dg
 import polars as pl
@@ -15,7 +15,8 @@ from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.resources import PlatformResource
-from sieis_platform.defs.rollups.assets import MARTS
+from sieis_platform.defs.rollups.assets import MARTS, READINGS
+from sieis_platform.stores.archive import VersionGoneError
 from sieis_platform.stores.hot import Period
 
 #: Partitions whose materializations are looked up at once (the API's own limit is 1,000 records a call).
@@ -98,21 +99,46 @@ def _last_day(table: pl.LazyFrame) -> Window:
     return Window(dt.date.fromisoformat(newest), dt.date.fromisoformat(newest))
 
 
+class _Made(NamedTuple):
+    """What the newest materialization of a day says: the archive's version, and the readings it found there."""
+
+    version: int | None
+    readings: int | None
+
+
 def _archived(
     instance: dg.DagsterInstance, asset: dg.AssetKey, platform: PlatformResource, window: Window
 ) -> dict[str, int]:
-    """Readings by date, each day at the archive version it was aggregated from: the stream writes on meanwhile."""
+    """Readings by date, each day at the archive version it was aggregated from: the stream writes on meanwhile.
+
+    A version older than the vacuum's horizon is gone; then what the materialization itself counted stands for it.
+    """
+    made = _made(instance, asset, window)
+    archive = platform.archive()
+    counts: dict[str, int] = {}
+    for version in {one.version for one in made.values()}:
+        days = [day for day, one in made.items() if one.version == version]
+        recorded = {day: made[day].readings for day in days}
+        try:
+            by_day: Mapping[str, int | None] = Snapshot.of(archive, version).readings_by_day(window)
+        except VersionGoneError:
+            by_day = recorded
+            if None in recorded.values():  # aggregated before counts were recorded
+                by_day = Snapshot.of(archive).readings_by_day(window)
+        counts |= {day: count for day in days if (count := by_day.get(day))}
+    return counts
+
+
+def _made(instance: dg.DagsterInstance, asset: dg.AssetKey, window: Window) -> dict[str, _Made]:
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=asset, asset_partitions=window.keys), limit=_LOOKUP
     ).records
-    versions: dict[str, int | None] = dict.fromkeys(window.keys)
+    made: dict[str, _Made] = dict.fromkeys(window.keys, _Made(None, None))
     for record in reversed(records):  # they come newest first: the newest is written last
-        made = record.asset_materialization
-        if made and made.partition in versions and "archive_version" in made.metadata:
-            versions[made.partition] = int(str(made.metadata["archive_version"].value))
-    archive = platform.archive()
-    counts: dict[str, int] = {}
-    for version in set(versions.values()):
-        by_day = Snapshot.of(archive, version).readings_by_day(window)
-        counts |= {day: count for day, count in by_day.items() if versions[day] == version}
-    return counts
+        event = record.asset_materialization
+        if event and event.partition in made and "archive_version" in event.metadata:
+            readings = event.metadata.get(READINGS)
+            made[event.partition] = _Made(
+                int(str(event.metadata["archive_version"].value)), int(str(readings.value)) if readings else None
+            )
+    return made

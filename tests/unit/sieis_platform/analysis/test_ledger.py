@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from sieis_platform.analysis.ledger import Account, Audit, account_key, audit, audit_archive, rows_by_source
 from sieis_platform.reading import READING_SCHEMA
-from sieis_platform.stores.archive import Archive, ArchiveError, Commit, FenceError, LedgerEntry
-from sieis_platform.stores.ledger import RemovedEntry
+from sieis_platform.stores.archive import Archive, ArchiveError, Commit, FenceError
+from sieis_platform.stores.ledger import LedgerEntry, RemovedEntry
 from sieis_platform.timeline import DAY_NS
 
 APP = "sensor_readings/one/0"
@@ -190,6 +190,27 @@ def test_history_counts_lines_not_bytes() -> None:
     assert findings([entry(0, 900, HISTORY, stored=2, dead=1)], held) == ""
     assert "2 rows in the table, 3 in the ledger" in findings([entry(0, 900, HISTORY, stored=3)], held)
     assert "starts at 901, not at 900" in findings([entry(0, 900, HISTORY, stored=2), entry(901, 950, HISTORY)], held)
+
+
+def removal(source: str = "stream:one", partition: int = 0, rows: int = 1) -> RemovedEntry:
+    return RemovedEntry(source=source, source_partition=partition, rows=rows, reason="expired", version=7)
+
+
+def test_what_was_removed_is_no_longer_expected() -> None:
+    stored = [entry(0, 3, stored=3)]
+    held = rows_by_source(rows([0, 2]).lazy())
+    assert audit(stored, held, {APP: 3}, [removal()]).findings == []
+    assert "2 rows in the table, 1 in the ledger" in audit(stored, held, {APP: 3}, [removal(rows=2)]).findings[0]
+    assert "2 rows in the table, 3 in the ledger" in audit(stored, held, {APP: 3}).findings[0]
+    assert audit(stored, held.clear(), {APP: 3}, [removal(rows=2), removal()]).findings == []
+
+
+def test_removals_that_cannot_be_are_found() -> None:
+    stored, held = [entry(0, 3, stored=3)], rows_by_source(rows([0, 1, 2]).lazy())
+    strange = audit(stored, held, {APP: 3}, [removal("stream:two")]).findings
+    assert strange == ["stream:two partition 0: version 7 removed 1 rows that were never stored"]
+    negative = audit(stored, held, {APP: 3}, [removal(rows=-1), removal(rows=1)]).findings
+    assert negative == ["stream:one partition 0: version 7 removed a negative count"]
 
 
 @unhurried

@@ -59,6 +59,12 @@ def test_assets(definitions: dg.Definitions) -> None:
         "hot_store": ("stream", False),
         "historical_readings": ("archive", True),
         "archive": ("archive", False),
+        "archive_open_day": ("archive", False),
+        "archive_closed_days": ("archive", True),
+        "archive_retention": ("archive", False),
+        "ledger": ("archive", False),
+        "archive_vacuum": ("archive", False),
+        "storage_report": ("archive", False),
         "hourly_aggregates": ("rollups", True),
         "daily_aggregates": ("rollups", True),
         "anomaly_model": ("ml", False),
@@ -107,6 +113,10 @@ def test_jobs_and_what_they_run(definitions: dg.Definitions) -> None:
     aggregates = {"hourly_aggregates", "daily_aggregates"}
     assert jobs == {
         "observe_archive": {"archive"},
+        "compact_open_day": {"archive_open_day"},
+        "close_day": {"archive_closed_days"},
+        "retention": {"archive_retention"},
+        "vacuum": {"ledger", "archive_vacuum", "storage_report"},
         "refresh": {*aggregates, "anomalies"},
         "refresh_and_train": {*aggregates, "anomaly_model", "anomalies"},
     }
@@ -120,6 +130,10 @@ def test_schedules_run_without_being_switched_on(definitions: dg.Definitions) ->
     } == {
         "hourly_refresh": ("5 * * * *", "refresh", dg.DefaultScheduleStatus.RUNNING),
         "nightly": ("30 1 * * *", "refresh_and_train", dg.DefaultScheduleStatus.RUNNING),
+        "hourly_compaction": ("20 * * * *", "compact_open_day", dg.DefaultScheduleStatus.RUNNING),
+        "daily_closing": ("40 0 * * *", "close_day", dg.DefaultScheduleStatus.RUNNING),
+        "nightly_retention": ("20 2 * * *", "retention", dg.DefaultScheduleStatus.RUNNING),
+        "nightly_vacuum": ("45 2 * * *", "vacuum", dg.DefaultScheduleStatus.RUNNING),
         "archive_observation_schedule": ("*/15 * * * *", "observe_archive", dg.DefaultScheduleStatus.RUNNING),
     }
 
@@ -157,6 +171,17 @@ def test_schedules_wait_for_an_archive(definitions: dg.Definitions, settings: Se
         data = schedule.evaluate_tick(context)
         assert data.run_requests == []
         assert "no archive yet" in (data.skip_message or "")
+
+
+def test_what_rewrites_the_archive_waits_for_each_other(definitions: dg.Definitions) -> None:
+    rewriting = {"archive_open_day", "archive_closed_days", "archive_retention", "archive_vacuum"}
+    pools = {
+        key.to_user_string(): asset.op.pool
+        for asset in definitions.resolve_asset_graph().assets_defs
+        for key in asset.keys
+        if asset.is_executable
+    }
+    assert {name for name, pool in pools.items() if pool == "archive"} == rewriting
 
 
 def test_partitions_reach_from_the_first_day_of_history_to_today(settings: Settings) -> None:

@@ -1,0 +1,134 @@
+"""When the archive is cared for: hourly the open day, daily the closed ones, at night retention and vacuum.
+
+Belongs here: these jobs and schedules. Not here: what they run (upkeep).
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import dagster as dg
+
+from sieis_platform.defs.archive.snapshot import Snapshot
+from sieis_platform.defs.archive.upkeep import CLOSED_DAYS, LEDGER, OPEN_DAY, RETENTION, STORAGE_REPORT, VACUUM
+from sieis_platform.defs.partitions import Window, daily_partitions
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.stores.upkeep import unfinished_days
+
+_NO_ARCHIVE: Final = "there is no archive yet; run `sieis load FILE` or `sieis consume`"
+
+compact_open_day = dg.define_asset_job(
+    "compact_open_day",
+    selection=dg.AssetSelection.assets(OPEN_DAY),
+    description="Put today's small files together.",
+)
+close_day = dg.define_asset_job(
+    "close_day",
+    selection=dg.AssetSelection.assets(CLOSED_DAYS),
+    description="Put days in their final form: one row a key, one file a mote.",
+)
+retention = dg.define_asset_job(
+    "retention",
+    selection=dg.AssetSelection.assets(RETENTION),
+    description="Remove the days that the archive no longer keeps.",
+)
+vacuum = dg.define_asset_job(
+    "vacuum",
+    selection=dg.AssetSelection.assets(LEDGER, VACUUM, STORAGE_REPORT),
+    description="Copy the ledger, delete files and log entries that no recent version needs, weigh what is left.",
+)
+JOBS: Final = [compact_open_day, close_day, retention, vacuum]
+
+
+@dg.schedule(
+    cron_schedule="20 * * * *",
+    target=compact_open_day,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Today's small files, every hour.",
+)
+def hourly_compaction(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
+    """Compact the open day once there is an archive."""
+    if not platform.archive().exists():
+        return dg.SkipReason(_NO_ARCHIVE)
+    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+
+
+@dg.schedule(
+    cron_schedule="40 0 * * *",
+    target=close_day,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Yesterday, and every earlier day that was never closed or had rows come late.",
+)
+def daily_closing(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Close what is not closed, one run for each range of days."""
+    archive = platform.archive()
+    if not archive.exists():
+        return dg.SkipReason(_NO_ARCHIVE)
+    moment = context.scheduled_execution_time
+    settings = platform.settings()
+    partitions = set(daily_partitions(settings).get_partition_keys())
+    closed = context.instance.get_materialized_partitions(CLOSED_DAYS)
+    table = archive.table()
+    never = {day for day in Snapshot(archive, table).rows_by_day() if day.isoformat() not in closed}
+    open_again = unfinished_days(table, settings.archive_small_file_bytes)
+    yesterday = moment.date() - dt.timedelta(days=1)
+    days = {day for day in {yesterday, *never, *open_again} if day <= yesterday and day.isoformat() in partitions}
+    return [
+        dg.RunRequest(run_key=f"{window.first}-{window.last}-{moment.isoformat()}", tags=window.tags())
+        for window in windows(days)
+    ]
+
+
+@dg.schedule(
+    cron_schedule="20 2 * * *",
+    target=retention,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night, where a retention is set.",
+)
+def nightly_retention(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
+    """Let old days go."""
+    if not platform.archive().exists():
+        return dg.SkipReason(_NO_ARCHIVE)
+    settings = platform.settings()
+    if settings.archive_retention_days is None and not settings.archive_retention_motes:
+        return dg.SkipReason("the archive keeps every reading for ever; SIEIS_ARCHIVE_RETENTION_DAYS changes that")
+    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+
+
+@dg.schedule(
+    cron_schedule="45 2 * * *",
+    target=vacuum,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night: the ledger copied, old versions deleted, the storage report.",
+)
+def nightly_vacuum(context: dg.ScheduleEvaluationContext, platform: PlatformResource) -> dg.RunRequest | dg.SkipReason:
+    """Vacuum once there is an archive."""
+    if not platform.archive().exists():
+        return dg.SkipReason(_NO_ARCHIVE)
+    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+
+
+def windows(days: Iterable[dt.date]) -> Iterator[Window]:
+    """The days as windows without gaps, ascending."""
+    first = last = None
+    for day in sorted(days):
+        if first is None or last is None:
+            first = last = day
+        elif day - last == dt.timedelta(days=1):
+            last = day
+        else:
+            yield Window(first, last)
+            first = last = day
+    if first is not None and last is not None:
+        yield Window(first, last)
+
+
+def definitions() -> dg.Definitions:
+    """Jobs and schedules of the archive's care."""
+    return dg.Definitions(jobs=JOBS, schedules=[hourly_compaction, daily_closing, nightly_retention, nightly_vacuum])

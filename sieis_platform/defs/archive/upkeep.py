@@ -1,0 +1,228 @@
+"""The care of the archive as assets: what each run did, with its history in the UI.
+
+Belongs here: which day or table is cared for, and what is told of it. Not here: how (stores.upkeep), when (jobs).
+"""
+
+import datetime as dt
+from typing import Final
+
+import dagster as dg
+import msgspec
+import polars as pl
+
+from sieis_platform.analysis.storage import (
+    REPORT_SCHEMA,
+    SAMPLE_ROWS,
+    Report,
+    message_bytes,
+    ratio,
+    report_row,
+    weigh,
+)
+from sieis_platform.defs.archive.assets import ARCHIVE
+from sieis_platform.defs.archive.snapshot import Snapshot
+from sieis_platform.defs.failures import dagster_failures
+from sieis_platform.defs.metadata import OWNERS, columns
+from sieis_platform.defs.partitions import Window, today
+from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.stores.ledger import LEDGER_MART, LEDGER_SCHEMA
+from sieis_platform.stores.upkeep import compact_day, drop_superseded, expire, vacuum
+
+OPEN_DAY: Final = dg.AssetKey("archive_open_day")
+CLOSED_DAYS: Final = dg.AssetKey("archive_closed_days")
+RETENTION: Final = dg.AssetKey("archive_retention")
+LEDGER: Final = dg.AssetKey(LEDGER_MART)
+VACUUM: Final = dg.AssetKey("archive_vacuum")
+STORAGE_REPORT: Final = dg.AssetKey("storage_report")
+
+#: Steps that rewrite the archive's files wait for each other: two of them on one folder would refuse one another.
+POOL: Final = "archive"
+_GROUP: Final = "archive"
+_SUMMARY: Final = "_metrics/summary.json"
+
+
+@dg.asset(
+    key=OPEN_DAY,
+    deps=[ARCHIVE],
+    group_name=_GROUP,
+    kinds={"deltalake"},
+    owners=OWNERS,
+    pool=POOL,
+    description="Today's small files put together, one a mote; the stream writes on meanwhile.",
+)
+def archive_open_day(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    """Compact the day the stream writes to, and the one before while its last rows still come."""
+    day = today()
+    with dagster_failures():
+        archive = platform.archive()
+        done = [compact_day(archive, one) for one in (day - dt.timedelta(days=1), day)]
+    removed, added = sum(one.removed for one in done), sum(one.added for one in done)
+    context.log.info("%s: %d files became %d", day, removed, added)
+    return dg.MaterializeResult(metadata={"day": day.isoformat(), "files_removed": removed, "files_added": added})
+
+
+def closed_days_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """The asset of days whose readings are complete: one row a key, one file a mote."""
+
+    @dg.asset(
+        key=CLOSED_DAYS,
+        deps=[ARCHIVE],
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name=_GROUP,
+        kinds={"deltalake", "polars"},
+        owners=OWNERS,
+        pool=POOL,
+        description="Days put in their final form: of repeated keys the last written stays, the others are removed and "
+        "accounted for in the ledger; then one file a mote.",
+    )
+    def archive_closed_days(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+        window = Window.of_keys(context.partition_key_range)
+        superseded = removed = added = 0
+        with dagster_failures():
+            archive = platform.archive()
+            for key in window.keys:
+                day = dt.date.fromisoformat(key)
+                superseded += drop_superseded(archive, day)
+                done = compact_day(archive, day)
+                removed, added = removed + done.removed, added + done.added
+            # The next reader of the table has the final files at once instead of replaying how they came about.
+            with archive.reading():
+                archive.table().create_checkpoint()
+        context.log.info("%s to %s: %d rows superseded, %d files became %d", window.first, window.last, superseded,
+                         removed, added)  # fmt: skip
+        return dg.MaterializeResult(
+            metadata={"superseded_rows": superseded, "files_removed": removed, "files_added": added}
+        )
+
+    return archive_closed_days
+
+
+@dg.asset(
+    key=RETENTION,
+    deps=[ARCHIVE],
+    group_name=_GROUP,
+    kinds={"deltalake"},
+    owners=OWNERS,
+    pool=POOL,
+    description="Days older than the retention taken out of the archive, each row accounted for in the ledger. Their "
+    "files go with the next vacuum after its horizon.",
+)
+def archive_retention(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    """Remove what the settings let go."""
+    settings = platform.settings()
+    days, motes = settings.archive_retention_days, settings.archive_retention_motes
+    with dagster_failures():
+        expired = expire(platform.archive(), today(), days, motes)
+    context.log.info("%d rows are older than the archive keeps them", expired)
+    return dg.MaterializeResult(
+        metadata={
+            "expired_rows": expired,
+            "retention_days": "for ever" if days is None else str(days),
+            "retention_days_of_motes": dg.MetadataValue.json({str(mote): kept for mote, kept in motes.items()}),
+        }
+    )
+
+
+@dg.asset(
+    key=LEDGER,
+    deps=[ARCHIVE],
+    group_name=_GROUP,
+    kinds={"deltalake"},
+    owners=OWNERS,
+    description="The ledger of every commit, copied from the archive's log before the log is cleaned up. Not to be "
+    "rebuilt after that: it belongs in the backup.",
+    metadata=columns(LEDGER_SCHEMA),
+)
+def ledger(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    """Copy what the log has and the copy has not."""
+    with dagster_failures():
+        archive = platform.archive()
+        copied = archive.copy_ledger()
+        covered = archive.ledger_covered()
+    context.log.info("%d commits copied, up to version %d", copied, covered)
+    return dg.MaterializeResult(metadata={"commits_copied": copied, "covered_to_version": covered})
+
+
+@dg.asset(
+    key=VACUUM,
+    deps=[LEDGER],
+    group_name=_GROUP,
+    kinds={"deltalake"},
+    owners=OWNERS,
+    pool=POOL,
+    description="Files and log entries that no version within the horizon needs, deleted in archive and marts.",
+)
+def archive_vacuum(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    """Checkpoint, vacuum, clean up the log; the marts are compacted first."""
+    hours = platform.settings().archive_vacuum_hours
+    with dagster_failures():
+        cleaned = vacuum(platform.archive(), hours)
+        marts = platform.marts()
+        tidied = {name: marts.tidy(name, hours) for name in marts.tables()}
+    context.log.info("archive: %d files and %d log entries deleted", cleaned.files, cleaned.log_entries)
+    return dg.MaterializeResult(
+        metadata={
+            "files_deleted": cleaned.files,
+            "log_entries_deleted": cleaned.log_entries,
+            "horizon_hours": hours,
+            "marts": dg.MetadataValue.json({name: done._asdict() for name, done in tidied.items()}),
+        }
+    )
+
+
+@dg.asset(
+    key=STORAGE_REPORT,
+    deps=[ARCHIVE, VACUUM],
+    group_name=_GROUP,
+    kinds={"deltalake", "polars"},
+    owners=OWNERS,
+    description="Files, bytes, small files of the archive and every mart, one row a table and day; of the archive also "
+    "how many times smaller it is than the messages. The same as `_metrics/summary.json` beside the archive.",
+    metadata=columns(REPORT_SCHEMA),
+)
+def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    """Weigh all tables; today's rows are replaced, so that each day ends with its last measurement."""
+    moment = dt.datetime.now(dt.UTC)
+    settings = platform.settings()
+    with dagster_failures():
+        archive, marts = platform.archive(), platform.marts()
+        small = settings.archive_small_file_bytes
+        table = archive.table()
+        weight = weigh(table, small)
+        sample = Snapshot(archive, table).sample(SAMPLE_ROWS)
+        report = Report(
+            **weight._replace(days=weight.days or 0)._asdict(),
+            measured_at=moment,
+            small_file_bytes=small,
+            raw_bytes=(raw := round(message_bytes(sample) * weight.rows)),
+            compression_ratio=ratio(raw, weight.bytes),
+            ledger_copied_to_version=archive.ledger_covered(),
+        )
+        rows = [report_row("archive", weight, moment, raw)]
+        rows += [report_row(name, weigh(marts.table(name), small), moment) for name in marts.tables()]
+        frame = pl.concat(rows)
+        marts.replace_days(STORAGE_REPORT.to_user_string(), frame, moment.date(), moment.date())
+        archive.put(_SUMMARY, msgspec.json.format(msgspec.json.encode(report), indent=2))
+    context.log.info("archive: %d files, %d of them small", report.files, report.small_files)
+    return dg.MaterializeResult(
+        metadata={
+            **{name: getattr(report, name) for name in ("version", "files", "small_files", "bytes", "rows", "days")},
+            "compression_ratio": dg.MetadataValue.float(report.compression_ratio or 0.0),
+            "tables": dg.MetadataValue.json(frame.select("table", "files", "bytes", "small_files").to_dicts()),
+        }
+    )
+
+
+def definitions(days: dg.DailyPartitionsDefinition) -> dg.Definitions:
+    """The archive's care."""
+    return dg.Definitions(
+        assets=[
+            archive_open_day,
+            closed_days_asset(days),
+            archive_retention,
+            ledger,
+            archive_vacuum,
+            storage_report,
+        ]
+    )

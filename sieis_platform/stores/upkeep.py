@@ -1,0 +1,142 @@
+"""Care of the archive: small files made large, days closed, old days let go, old versions deleted.
+
+Belongs here: what is done to the table. Not here: when (defs.archive), or how rows are removed (rewrite).
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from sieis_platform.reading import KEY
+from sieis_platform.stores.archive import PROPERTIES, WRITER, Archive, last_wins
+from sieis_platform.stores.delta import KEEP_LOG, Cleaned, clean, set_properties
+from sieis_platform.stores.rewrite import Scope, remove, replace_rows
+
+#: Rows of a closing day held at once: 60 bytes each, several copies while they are sorted.
+_DEDUPE_ROWS: Final = 2_000_000
+#: Why rows left the archive, as `sieis verify` and the ledger tell it.
+SUPERSEDED: Final = "superseded"
+EXPIRED: Final = "expired"
+
+
+class Compacted(NamedTuple):
+    """Files before and after, where a compaction replaced any."""
+
+    removed: int
+    added: int
+
+
+def compact_day(archive: Archive, day: dt.date) -> Compacted:
+    """Put the small files of each folder of a day together; no row changes, and writers go on meanwhile.
+
+    Twice is like once. Raises: ArchiveUnavailableError, ArchiveError.
+    """
+    folder = [("year", "=", f"{day:%Y}"), ("month", "=", f"{day:%m}"), ("day", "=", f"{day:%d}")]
+    for table in archive.attempts():
+        try:
+            with archive.reading():
+                done = table.optimize.compact(
+                    folder,
+                    writer_properties=WRITER,
+                    commit_properties=CommitProperties(max_commit_retries=100),
+                    post_commithook_properties=KEEP_LOG,
+                )
+        except CommitFailedError:
+            continue  # rows of these folders were removed or replaced meanwhile: compact what is left
+        return Compacted(done["numFilesRemoved"], done["numFilesAdded"])
+    raise archive.refused()
+
+
+def drop_superseded(archive: Archive, day: dt.date) -> int:
+    """Keep of every key of a day the reading that wins in every read; how many others were removed, accounted for.
+
+    The last written wins (`last_wins`), also where its values are the same. Motes without a repeated key are not
+    touched. Raises: ArchiveUnavailableError, ArchiveError.
+    """
+    with archive.reading():
+        counts = (
+            archive.scan_table(archive.table(), day, day)
+            .group_by("mote_id")
+            .agg(pl.len().alias("rows"), pl.struct(KEY).n_unique().alias("keys"))
+            .sort("mote_id")
+            .collect()
+        )
+    removed = 0
+    for motes in _batches(counts.filter(pl.col("rows") > pl.col("keys"))):
+        done = replace_rows(
+            archive, Scope.day(day, motes), lambda rows: last_wins(rows.lazy()).collect(), reason=SUPERSEDED
+        )
+        removed += done.removed.height if done else 0
+    return removed
+
+
+def _batches(counts: pl.DataFrame) -> Iterator[list[int]]:
+    motes: list[int] = []
+    rows = 0
+    for mote, count in counts.select("mote_id", "rows").iter_rows():
+        if motes and rows + count > _DEDUPE_ROWS:
+            yield motes
+            motes, rows = [], 0
+        motes.append(mote)
+        rows += count
+    if motes:
+        yield motes
+
+
+def expire(archive: Archive, today: dt.date, days: int | None, motes: Mapping[int, int]) -> int:
+    """Remove whole days that ended longer ago than the retention; how many rows, all accounted for.
+
+    `days` None keeps for ever; `motes` gives single motes a retention of their own, 0 for ever. The files stay until
+    the next vacuum. Twice is like once. Raises: ArchiveUnavailableError, ArchiveError.
+    """
+    removed = 0
+    if days is not None:
+        removed += remove(archive, Scope(_last_expired(today, days), without_motes=sorted(motes)), reason=EXPIRED)
+    by_days: dict[int, list[int]] = {}
+    for mote, kept in sorted(motes.items()):
+        by_days.setdefault(kept, []).append(mote)
+    for kept, group in by_days.items():
+        if kept:
+            removed += remove(archive, Scope(_last_expired(today, kept), motes=group), reason=EXPIRED)
+    return removed
+
+
+def _last_expired(today: dt.date, days: int) -> dt.date:
+    """The last day of which every reading is older than `days` days."""
+    return today - dt.timedelta(days=days + 1)
+
+
+def vacuum(archive: Archive, horizon_hours: int) -> Cleaned:
+    """Copy the ledger, then delete files and log entries that no version younger than the horizon needs.
+
+    The copy comes first in the same call: what the log loses is in the copy. App transactions live on in checkpoints.
+    Raises: ArchiveUnavailableError, ArchiveError, MartUnavailableError, MartError.
+    """
+    archive.copy_ledger()
+    for table in archive.attempts():
+        try:
+            with archive.reading():
+                set_properties(table, PROPERTIES)
+                return clean(table, horizon_hours)
+        except CommitFailedError:
+            continue  # another writer committed while a property was set
+    raise archive.refused()
+
+
+def unfinished_days(table: DeltaTable, small_file_bytes: int) -> list[dt.date]:
+    """Days of which a folder holds several files, a small one among them: rows came after it was last compacted."""
+    actions = pl.DataFrame(table.get_add_actions(flatten=True))
+    if actions.is_empty():
+        return []
+    folders = [name for name in actions.columns if name.startswith("partition.")]
+    loose = (
+        actions.group_by(folders)
+        .agg(pl.len().alias("files"), pl.col("size_bytes").min().alias("smallest"))
+        .filter(pl.col("files") > 1, pl.col("smallest") < small_file_bytes)
+    )
+    day = pl.concat_str("partition.year", "partition.month", "partition.day").str.to_date("%Y%m%d")
+    return loose.select(day.unique().sort()).to_series().to_list()
