@@ -10,7 +10,8 @@ import polars as pl
 from deltalake import CommitProperties, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from sieis_platform.stores.archive import HOOKS, WRITER, Archive, in_layout
+from sieis_platform.stores.archive import WRITER, Archive, in_layout
+from sieis_platform.stores.delta import KEEP_LOG
 from sieis_platform.stores.ledger import REMOVED_KEY, RemovedEntry
 from sieis_platform.stores.rewrite import POSITION, Scope
 
@@ -54,7 +55,7 @@ def put_back(
                     mode="append",
                     writer_properties=WRITER,
                     commit_properties=properties,
-                    post_commithook_properties=HOOKS,
+                    post_commithook_properties=KEEP_LOG,
                 )
         except CommitFailedError:
             continue
