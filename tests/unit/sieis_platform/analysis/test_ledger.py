@@ -210,7 +210,7 @@ def test_removals_that_cannot_be_are_found() -> None:
     strange = audit(stored, held, {APP: 3}, [removal("stream:two")]).findings
     assert strange == ["stream:two partition 0: version 7 removed 1 rows that were never stored"]
     negative = audit(stored, held, {APP: 3}, [removal(rows=-1), removal(rows=1)]).findings
-    assert negative == ["stream:one partition 0: version 7 removed a negative count"]
+    assert negative == ["stream:one partition 0: version 7 put back more rows than were taken out"]
 
 
 @unhurried
