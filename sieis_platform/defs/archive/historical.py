@@ -33,6 +33,7 @@ def historical_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name="archive",
+        pool="archive",  # one run at a time rewrites the archive's files
         kinds={"polars", "deltalake"},
         owners=OWNERS,
         description=(
