@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "data": ("data", _DATA),
     "load": ("load", _DATA),
     "verify": ("verify", _DATA),
+    "correct": ("correct", _DATA),
     "broker": ("broker", _STREAM),
     "simulate": ("simulate", _STREAM),
     "consume": ("consume", _STREAM),

@@ -22,6 +22,12 @@ POINTS: Final = (
     "load.after_hot",
     "load.before_commit",
     "load.after_commit",
+    "backfill.before_commit",
+    "backfill.after_commit",
+    "backfill.before_hot",
+    "correct.after_images",
+    "correct.after_archive",
+    "correct.after_hot",
 )
 
 

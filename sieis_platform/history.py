@@ -8,14 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
 from sieis_platform import crash
 from sieis_platform.analysis.duplicates import DuplicateWindow
 from sieis_platform.errors import FatalError
+from sieis_platform.reading import KEY, READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.sources.chosen import remember
 from sieis_platform.sources.grammar import Batch, RejectReason
@@ -23,7 +25,9 @@ from sieis_platform.sources.intel_lab import read_batches
 from sieis_platform.sources.profiles import Profile, profile
 from sieis_platform.sources.rejects import RejectsFile
 from sieis_platform.stores.archive import Archive, Commit, FenceError, LedgerEntry
+from sieis_platform.stores.corrected import CorrectionImages
 from sieis_platform.stores.hot import HotStore, WriteOutcome
+from sieis_platform.stores.open import open_marts
 from sieis_platform.timeline import DAY_NS, Timeline, TimelineFile
 
 
@@ -65,7 +69,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """One batch on the platform's dates, ready to be written."""
 
     batch: Batch
@@ -73,6 +77,52 @@ class _Prepared:
     rejects: pl.DataFrame
     skipped: Counter[str]
     duplicates: int
+
+    def without(self, known: pl.DataFrame) -> "Prepared":
+        """Less the rows that a backfill has put in place: at the same position, or a later one of the same key.
+
+        `known`: KEY and source_offset of this file's rows.
+        """
+        if known.is_empty() or self.rows.is_empty():
+            return self
+        latest = known.group_by(KEY).agg(pl.col("source_offset").max().alias("_stored"))
+        stored = self.rows.select(*KEY, "source_offset").join(latest, on=KEY, how="left", maintain_order="left")
+        there = stored.select((pl.col("_stored") >= pl.col("source_offset")).fill_null(value=False)).to_series()
+        if not there.any():
+            return self
+        skipped = self.skipped + Counter({"already_backfilled": int(there.sum())})
+        return replace(self, rows=self.rows.filter(~there), skipped=skipped)
+
+
+class Preparer:
+    """Batches of one file to rows as the archive keeps them; the same for whoever writes them."""
+
+    def __init__(self, settings: Settings, timeline: Timeline, facts: Profile) -> None:
+        self._timeline = timeline
+        self._facts = facts
+        self._window = DuplicateWindow(settings.duplicate_window_rows)
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """The batch on the platform's dates. Batches must come in the order of the file: repeats are found by it."""
+        skipped = Counter(batch.skipped)
+        rows = batch.readings.with_columns(self._timeline.to_platform(), pl.col("timestamp").alias("dataset_timestamp"))
+        rejects = batch.rejects
+        outside = rows.filter(pl.col("timestamp").is_null())
+        if outside.height:
+            rows = rows.filter(pl.col("timestamp").is_not_null())
+            rejects = pl.concat([rejects, _outside(outside)])
+        live_from_ns = _ns(self._timeline)
+        live = rows.filter(pl.col("timestamp") >= live_from_ns)
+        if live.height:
+            # These dates belong to the stream (only `year` and `none` put any there).
+            skipped["on_or_after_the_anchor_date"] = live.height
+            rows = rows.filter(pl.col("timestamp") < live_from_ns)
+        rows = rows.drop("dataset_timestamp").with_columns(
+            pl.lit(source_of(self._facts)).alias("source"), pl.lit(0, pl.Int32).alias("source_partition")
+        )
+        stored, window = self._window.split(rows)
+        self._window.remember(window)
+        return Prepared(batch, stored, rejects, skipped, rows.height - stored.height)
 
 
 class HistoricalLoad:
@@ -87,7 +137,6 @@ class HistoricalLoad:
         self._settings = settings
         self._hot = hot
         self._archive = archive
-        self._window = DuplicateWindow(settings.duplicate_window_rows)
 
     def load(self, path: Path, on_progress: Callable[[Progress], None] = lambda _: None) -> LoadSummary:
         """Load `path`, or what is left of it.
@@ -99,7 +148,7 @@ class HistoricalLoad:
         facts = profile(path)
         timeline = TimelineFile.of(self._settings).fix(self._settings, facts.first_day, facts.days)
         self._archive.create()
-        position = self._archive.position(_app(facts))
+        position = self._archive.position(app_of(facts))
         summary = LoadSummary(str(path), facts.fingerprint, resumed_at_byte=position or 0)
         rejected, skipped = Counter[str](), Counter[str]()
         if (position or 0) < facts.end_offset:
@@ -118,39 +167,21 @@ class HistoricalLoad:
         self, path: Path, timeline: Timeline, facts: Profile, position: int | None, kept: RejectsFile
     ) -> Iterator["_Written"]:
         """Write batch after batch; while the archive commits one, the hot store already takes the next."""
+        preparer = Preparer(self._settings, timeline, facts)
+        backfilled = Backfilled.now(self._settings, self._archive, facts, position or 0)
         with ThreadPoolExecutor(1, thread_name_prefix="hot") as hot_thread:
-            waiting: tuple[_Prepared, Future[WriteOutcome]] | None = None
+            waiting: tuple[Prepared, Future[WriteOutcome]] | None = None
             batches = read_batches(path, start_offset=position or 0, batch_rows=self._settings.load_batch_rows)
             for batch in batches:
-                prepared = self._prepare(batch, timeline, facts)
+                prepared = preparer.prepare(batch).without(backfilled.known)
                 future = hot_thread.submit(self._write_hot, prepared.rows)
                 if waiting is not None:
-                    yield self._finish(*waiting, app=_app(facts), position=position, kept=kept)
-                    position = waiting[0].batch.end_offset
+                    done, backfilled = self._finish(*waiting, facts=facts, position=position, by=backfilled, kept=kept)
+                    yield done
+                    position = done.prepared.batch.end_offset
                 waiting = (prepared, future)
             if waiting is not None:
-                yield self._finish(*waiting, app=_app(facts), position=position, kept=kept)
-
-    def _prepare(self, batch: Batch, timeline: Timeline, facts: Profile) -> _Prepared:
-        skipped = Counter(batch.skipped)
-        rows = batch.readings.with_columns(timeline.to_platform(), pl.col("timestamp").alias("dataset_timestamp"))
-        rejects = batch.rejects
-        outside = rows.filter(pl.col("timestamp").is_null())
-        if outside.height:
-            rows = rows.filter(pl.col("timestamp").is_not_null())
-            rejects = pl.concat([rejects, _outside(outside)])
-        live_from_ns = _ns(timeline)
-        live = rows.filter(pl.col("timestamp") >= live_from_ns)
-        if live.height:
-            # These dates belong to the stream (only `year` and `none` put any there).
-            skipped["on_or_after_the_anchor_date"] = live.height
-            rows = rows.filter(pl.col("timestamp") < live_from_ns)
-        rows = rows.drop("dataset_timestamp").with_columns(
-            pl.lit(f"history:{facts.fingerprint}").alias("source"), pl.lit(0, pl.Int32).alias("source_partition")
-        )
-        stored, window = self._window.split(rows)
-        self._window.remember(window)
-        return _Prepared(batch, stored, rejects, skipped, rows.height - stored.height)
+                yield self._finish(*waiting, facts=facts, position=position, by=backfilled, kept=kept)[0]
 
     def _write_hot(self, rows: pl.DataFrame) -> WriteOutcome:
         crash.point("load.before_hot")
@@ -159,28 +190,45 @@ class HistoricalLoad:
         return outcome
 
     def _finish(
-        self, prepared: _Prepared, future: Future[WriteOutcome], *, app: str, position: int | None, kept: RejectsFile
-    ) -> "_Written":
+        self,
+        prepared: Prepared,
+        future: Future[WriteOutcome],
+        *,
+        facts: Profile,
+        position: int | None,
+        by: "Backfilled",
+        kept: RejectsFile,
+    ) -> "tuple[_Written, Backfilled]":
         outcome = future.result()
-        batch = prepared.batch
+        app, batch = app_of(facts), prepared.batch
         if prepared.rejects.height:
             kept.add(prepared.rejects)
-        entry = LedgerEntry(
-            app=app,
-            start=position or 0,
-            end=batch.end_offset,
-            stored=prepared.rows.height,
-            duplicates=prepared.duplicates,
-            dead=prepared.rejects.height,
-            skipped=prepared.skipped.total(),
-        )
-        crash.point("load.before_commit")
-        try:
-            self._archive.append(Commit(prepared.rows, [entry], {app: position}))
-        except FenceError as error:
-            raise LoadInProgressError(f"another process is loading the same file ({error}); let it finish") from error
-        crash.point("load.after_commit")
-        return _Written(prepared, outcome)
+        while True:
+            prepared = prepared.without(by.known)
+            entry = LedgerEntry(
+                app=app,
+                start=position or 0,
+                end=batch.end_offset,
+                stored=prepared.rows.height,
+                duplicates=prepared.duplicates,
+                dead=prepared.rejects.height,
+                skipped=prepared.skipped.total(),
+            )
+            crash.point("load.before_commit")
+            try:
+                self._archive.append(Commit(prepared.rows, [entry], {app: position, backfill_app(facts): by.counter}))
+            except FenceError as error:
+                if error.app_id == app:
+                    if (error.found or 0) != (position or 0):
+                        raise LoadInProgressError(
+                            f"another process is loading the same file ({error}); let it finish"
+                        ) from error
+                    position = error.found  # where there was none a backfill has written 0, which is the same place
+                # A backfill wrote meanwhile: perhaps rows of this very batch.
+                by = Backfilled.now(self._settings, self._archive, facts, position or 0)
+                continue
+            crash.point("load.after_commit")
+            return _Written(prepared, outcome), by
 
     @staticmethod
     def _add(summary: LoadSummary, done: "_Written", rejected: Counter[str], skipped: Counter[str]) -> None:
@@ -197,13 +245,51 @@ class HistoricalLoad:
 
 
 @dataclass(frozen=True)
+class Backfilled:
+    """What backfills of a file have put into the archive: `counter` of their commits, and the rows that a load at
+    `position` is still to come to, those included that were corrected away since."""
+
+    counter: int | None
+    known: pl.DataFrame
+
+    @classmethod
+    def now(cls, settings: Settings, archive: Archive, facts: Profile, position: int) -> Self:
+        """As the archive is at this moment. Raises: as Archive.table; StateError, StateUnavailableError, MartError."""
+        table = archive.table()
+        counter = archive.position(backfill_app(facts), table)
+        known = pl.DataFrame(schema=_KNOWN)
+        if counter is not None:
+            mine = pl.col("source") == source_of(facts), pl.col("source_offset") >= position
+            with archive.reading():
+                stored = archive.scan_table(table).filter(*mine).select(_KNOWN.names()).collect()
+            images = CorrectionImages(open_marts(settings)).in_force(archive, source_of(facts))
+            gone = images.filter(*mine).select(_KNOWN.names())
+            known = pl.concat([stored, gone])
+        return cls(counter, known)
+
+
+@dataclass(frozen=True)
 class _Written:
-    prepared: _Prepared
+    prepared: Prepared
     outcome: WriteOutcome
 
 
-def _app(facts: Profile) -> str:
+_KNOWN = pl.Schema({**{name: READING_SCHEMA[name] for name in KEY}, "source_offset": pl.Int64()})
+
+
+def app_of(facts: Profile) -> str:
+    """The app transaction of a load: its version is the byte to go on from."""
     return f"history/{facts.fingerprint}"
+
+
+def backfill_app(facts: Profile) -> str:
+    """The app transaction of the backfills from a file: its version counts their commits."""
+    return f"backfill/{facts.fingerprint}"
+
+
+def source_of(facts: Profile) -> str:
+    """`source` of the rows of a file."""
+    return f"history:{facts.fingerprint}"
 
 
 def _ns(timeline: Timeline) -> int:

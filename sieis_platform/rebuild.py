@@ -81,7 +81,8 @@ def _aggregates(hot: HotStore, marts: Marts, period: Period, first: dt.date, las
     days = pl.col("date").is_between(pl.lit(first.isoformat()), pl.lit(last.isoformat()))
     with marts.reading(table):
         rows = marts.scan(table).filter(days).select(AGGREGATE_SCHEMA.names()).collect()
-    hot.write_aggregates(period, rows)
+    midnights = [(day - _EPOCH).days * DAY_NS for day in (first, last + dt.timedelta(days=1))]
+    hot.replace_aggregates(period, rows, *midnights)
     return rows.height
 
 

@@ -1,4 +1,4 @@
-"""Operational state: what SIEIS must remember between runs that is no reading: the simulator's position, alerts.
+"""Operational state: what SIEIS must remember that is no reading: the simulator's position, alerts, corrections.
 
 Belongs here: tables, and the reads and writes on them, in SQLite or PostgreSQL. Not here: who decides what is
 remembered.
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple, Self
 
+import msgspec
 import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import event
@@ -80,8 +81,45 @@ class AlertCounts(NamedTuple):
     failures: int
 
 
+CorrectionKind = Literal["delete", "null"]
+CorrectionStatus = Literal["started", "done", "undoing", "undone"]
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """One correction of readings by a person: what was asked for, by whom and why, and how far it is.
+
+    `rows` are the archived rows it concerned, known once it is done.
+    """
+
+    id: str
+    kind: CorrectionKind
+    motes: list[int]
+    fields: list[str]
+    start_ns: int
+    end_ns: int
+    reason: str
+    author: str
+    created_at: dt.datetime
+    status: CorrectionStatus = "started"
+    rows: int | None = None
+    finished_at: dt.datetime | None = None
+    undone_at: dt.datetime | None = None
+    undone_by: str | None = None
+
+
 class _Base(DeclarativeBase):
     pass
+
+
+class _Correction(_Base):
+    """The audit of corrections; `details` is the Correction as JSON, so that a later version may know more of it."""
+
+    __tablename__ = "corrections"
+
+    id: Mapped[str] = mapped_column(sa.String(60), primary_key=True)
+    created_at: Mapped[dt.datetime] = mapped_column(sa.DateTime(timezone=True))
+    status: Mapped[str] = mapped_column(sa.String(20))
+    details: Mapped[str] = mapped_column(sa.Text)
 
 
 class _SimulatorPosition(_Base):
@@ -145,21 +183,15 @@ class State:
 
     def simulator_position(self, topic: str) -> SimulatorPosition | None:
         """Where the simulator of `topic` is, or None before its first start."""
-        try:
-            with Session(self._engine) as session:
-                row = session.get(_SimulatorPosition, topic)
-                return SimulatorPosition(row.timestamp, row.mote_id, row.emitted) if row is not None else None
-        except SQLAlchemyError as error:
-            raise _named(error, self._engine) from error
+        with self._reading() as session:
+            row = session.get(_SimulatorPosition, topic)
+            return SimulatorPosition(row.timestamp, row.mote_id, row.emitted) if row is not None else None
 
     def save_simulator_position(self, topic: str, position: SimulatorPosition) -> None:
         """Replace the position of the simulator of `topic`; durable when this returns."""
         row = _SimulatorPosition(topic=topic, updated_at=dt.datetime.now(dt.UTC), **position._asdict())
-        try:
-            with Session(self._engine) as session, session.begin():
-                session.merge(row)
-        except SQLAlchemyError as error:
-            raise _named(error, self._engine) from error
+        with self._writing() as session:
+            session.merge(row)
 
     # -- alerts --------------------------------------------------------------------------------------------------
     def keep_alert(self, alert: NewAlert, cooldown_seconds: float, *, waiting: bool) -> bool:
@@ -224,6 +256,31 @@ class State:
         old = sa.delete(_Alert).where(_Alert.raised_at < before.timestamp(), sa.not_(_Alert.waiting))
         with self._writing() as session:
             return int(session.execute(old).rowcount)  # pyright: ignore[reportAttributeAccessIssue] - as above
+
+    # -- corrections ---------------------------------------------------------------------------------------------
+    def corrections(self) -> list[Correction]:
+        """The audit of corrections, oldest first."""
+        return self._corrections(sa.select(_Correction).order_by(_Correction.created_at, _Correction.id))
+
+    def correction(self, correction_id: str) -> Correction | None:
+        """One correction, or None where there is none of that id."""
+        found = self._corrections(sa.select(_Correction).where(_Correction.id == correction_id))
+        return found[0] if found else None
+
+    def save_correction(self, correction: Correction) -> None:
+        """Add a correction or replace what is known of it; durable when this returns."""
+        row = _Correction(
+            id=correction.id,
+            created_at=correction.created_at,
+            status=correction.status,
+            details=msgspec.json.encode(correction).decode(),
+        )
+        with self._writing() as session:
+            session.merge(row)
+
+    def _corrections(self, query: "sa.Select[_Correction]") -> list[Correction]:
+        with self._reading() as session:
+            return [msgspec.json.decode(row.details, type=Correction) for row in session.scalars(query)]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Session]:

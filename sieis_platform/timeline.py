@@ -5,6 +5,7 @@ Belongs here: the mapping and the file that fixes it. Not here: what emits or lo
 
 import datetime as dt
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -141,7 +142,7 @@ class TimelineFile:
             phase = min(phase, days - 1)  # the default serves short data sets too; a phase asked for is never bent
         timeline = Timeline(mode=settings.timeline_mode, anchor=anchor, first_day=first_day, days=days, phase=phase)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}.tmp")
+        draft = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             draft.write_bytes(msgspec.json.format(msgspec.json.encode(timeline), indent=2))
             os.link(draft, self.path)  # fails where another process was first: its anchor is the one that holds

@@ -27,6 +27,7 @@ class Account:
     skipped: int = 0
     removed: int = 0
     rows: int = 0
+    backfilled: bool = False  # then rows may lie beyond `end`, which is where a load of the file stands
 
     @property
     def kept(self) -> int:
@@ -67,10 +68,15 @@ def audit_archive(archive: Archive) -> Audit:
 
 def account_key(app: str) -> tuple[str, int]:
     """The (source, source_partition) of the rows that an app transaction commits."""
-    if app.startswith("history/"):
-        return f"history:{app.removeprefix('history/')}", 0
+    if _of_a_file(app):
+        return f"history:{app.partition('/')[2]}", 0
     _topic, incarnation, partition = app.rsplit("/", 2)
     return f"stream:{incarnation}", int(partition)
+
+
+def _of_a_file(app: str) -> bool:
+    """Whether it is a load (`history/{fingerprint}`) or backfill of a file; the stream's names have two slashes."""
+    return app.count("/") == 1 and app.startswith(("history/", "backfill/"))
 
 
 def audit(
@@ -92,7 +98,7 @@ def audit(
                 f"{entry.app}: version {entry.version} starts at {entry.start}, not at {ends[entry.app]}"
             )
         fates = entry.stored + entry.duplicates + entry.dead + entry.lost
-        stream = not entry.app.startswith("history/")
+        stream = not _of_a_file(entry.app)
         if entry.end < entry.start or (stream and fates != entry.end - entry.start):
             result.findings.append(
                 f"{entry.app}: version {entry.version} accounts for {fates} of {entry.end - entry.start} positions"
@@ -102,7 +108,10 @@ def audit(
         ends[entry.app] = entry.end
         key = account_key(entry.app)
         account = accounts.setdefault(key, Account(*key))
-        account.end = entry.end
+        if not stream and entry.app.startswith("backfill/"):
+            account.backfilled = True  # its positions count commits, not bytes
+        else:
+            account.end = entry.end
         account.stored += entry.stored
         account.duplicates += entry.duplicates
         account.dead += entry.dead
@@ -126,11 +135,12 @@ def _subtract(accounts: dict[tuple[str, int], Account], removed: Iterable[Remove
                 "that were never stored"
             )
             continue
-        if entry.rows < 0:
+        account.removed += entry.rows  # negative: rows put back, as they were, by the undoing of a correction
+        if account.removed < 0:
             result.findings.append(
-                f"{entry.source} partition {entry.source_partition}: version {entry.version} removed a negative count"
+                f"{entry.source} partition {entry.source_partition}: version {entry.version} put back more rows than "
+                "were taken out"
             )
-        account.removed += entry.rows
 
 
 def _compare_rows(accounts: dict[tuple[str, int], Account], rows: pl.DataFrame, result: Audit) -> None:
@@ -151,7 +161,7 @@ def _compare_rows(accounts: dict[tuple[str, int], Account], rows: pl.DataFrame, 
             )
         if distinct != count:
             result.findings.append(f"{source} partition {partition}: {count - distinct} rows repeat a position")
-        if last >= account.end:
+        if last >= account.end and not account.backfilled:
             result.findings.append(
                 f"{source} partition {partition}: a row at {last}, beyond the ledger's end {account.end}"
             )

@@ -6,12 +6,14 @@ Belongs here: assembly from settings. Not here: any definition. Nothing is opene
 import dagster as dg
 
 from sieis_platform.defs.archive import definitions as archive
+from sieis_platform.defs.archive.historical import historical_asset
 from sieis_platform.defs.ml import assets as ml
 from sieis_platform.defs.operations import alerting, dead_letters, inbox, jobs, rebuild, run_history
-from sieis_platform.defs.partitions import daily_partitions
+from sieis_platform.defs.partitions import daily_partitions, history_partitions
 from sieis_platform.defs.quality import definitions as quality
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups import definitions as rollups
+from sieis_platform.defs.rollups.late import late_data_sensor
 from sieis_platform.defs.stream import assets as stream
 from sieis_platform.defs.stream import report
 from sieis_platform.settings import Settings
@@ -36,6 +38,7 @@ def build_definitions(settings: Settings, platform: PlatformResource | None = No
         inbox.definitions(settings),
         rebuild.definitions(),
         run_history.definitions(),
+        dg.Definitions(assets=[historical_asset(history_partitions(settings))], sensors=[late_data_sensor(days)]),
         dg.Definitions(
             resources={"platform": platform or PlatformResource.of(settings)}, executor=dg.in_process_executor
         ),

@@ -36,6 +36,18 @@ def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
     return dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_offset=1)
 
 
+def history_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
+    """One partition a day of history: the data set's span on the platform's dates, up to the day before the anchor.
+
+    Where no timeline is fixed yet, the last 30 days; the run that fixes it refuses what is then outside.
+    """
+    timeline = TimelineFile.of(settings).read()
+    history = timeline.history_days if timeline else []
+    first = history[0] if history else today() - dt.timedelta(days=_DEFAULT_HISTORY_DAYS)
+    end = history[-1] + dt.timedelta(days=1) if history else today()
+    return dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_date=end.isoformat())
+
+
 def today() -> dt.date:
     """Today's date, UTC."""
     return dt.datetime.now(dt.UTC).date()

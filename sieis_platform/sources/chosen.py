@@ -3,6 +3,7 @@
 Belongs here: remembering that choice. Not here: reading the file, or what happens where none was chosen.
 """
 
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -19,9 +20,11 @@ def remember(settings: Settings, path: Path, fingerprint: str) -> None:
     """Note that the history of this data directory came from `path`; the file loaded last is the one."""
     target = _file(settings)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".tmp")
-    draft.write_bytes(msgspec.json.encode(_Chosen(str(path.absolute()), fingerprint)))
-    draft.replace(target)
+    text = msgspec.json.encode(_Chosen(str(path.absolute()), fingerprint))
+    # A name of its own: loads and backfills may end at the same moment.
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, suffix=".tmp", delete=False) as draft:
+        draft.write(text)
+    Path(draft.name).replace(target)
 
 
 def recall(settings: Settings) -> Path | None:

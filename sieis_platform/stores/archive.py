@@ -27,6 +27,7 @@ from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
 from sieis_platform.stores.delta import KEEP_LOG, create_empty, scan, scan_days, translated
 from sieis_platform.stores.ledger import LEDGER_KEY, LEDGER_MART, Ledger, LedgerCopy, LedgerEntry, of_commits
+from sieis_platform.stores.log import CommitLog
 from sieis_platform.stores.objects import put
 from sieis_platform.timeline import DAY_NS
 
@@ -144,6 +145,10 @@ class Archive:
     def version(self) -> int:
         """Newest version of the table."""
         return self.table().version()
+
+    def log(self) -> CommitLog:
+        """The table's commits, one by one."""
+        return CommitLog(self.uri, self._storage_options)
 
     # -- appends -------------------------------------------------------------------------------------------------
     def position(self, app: str, table: DeltaTable | None = None) -> int | None:

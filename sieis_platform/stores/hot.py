@@ -55,6 +55,16 @@ class WriteOutcome(NamedTuple):
     refused: int = 0
 
 
+def check_window(aggregates: pl.DataFrame, start_ns: int, end_ns: int) -> None:
+    """Raises: HotStoreError where a row of `aggregates` lies outside start_ns <= period_start < end_ns."""
+    outside = aggregates.filter(~pl.col("period_start").is_between(start_ns, end_ns, closed="left"))
+    if not outside.is_empty():
+        raise HotStoreError(
+            f"{outside.height} aggregates lie outside the window {start_ns} to {end_ns} that they are to replace, e.g. "
+            f"{outside['period_start'][0]}; widen the window or leave them out"
+        )
+
+
 class HotStore(Protocol):
     """The last days, for live screens. Writes are idempotent: same mote and timestamp overwrite, the last row wins."""
 
@@ -89,6 +99,15 @@ class HotStore(Protocol):
 
     def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:
         """Write rows with the columns of AGGREGATE_SCHEMA; same mote and period_start overwrite."""
+        ...
+
+    def replace_aggregates(self, period: Period, aggregates: pl.DataFrame, start_ns: int, end_ns: int) -> None:
+        """Make `aggregates` (AGGREGATE_SCHEMA) all there is in start_ns <= period_start < end_ns.
+
+        What is there for another mote or period of the window is removed: a mote that has lost its readings must not
+        keep the average of them. New rows are written first, so a reader never finds a hole. Twice is like once.
+        Raises: HotStoreError for a row outside the window, HotStoreUnavailableError (repeat the call).
+        """
         ...
 
     def aggregates(

@@ -36,7 +36,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemovedEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of one source and partition that one commit took out of the table, and why."""
+    """Rows of one source and partition that one commit took out of the table, and why; below zero: put back again."""
 
     source: str
     source_partition: int

@@ -24,7 +24,7 @@ def put(uri: str, options: Mapping[str, str], path: str, content: bytes) -> None
     import obstore  # noqa: PLC0415 - most who open a store never come here
 
     try:
-        obstore.put(_store(uri, options), path, content)
+        obstore.put(object_store(uri, options), path, content)
     except (obstore.exceptions.BaseError, OSError) as error:
         raise ObjectUnavailableError(f"{uri}/{path} could not be written ({type(error).__name__})") from None
 
@@ -39,13 +39,14 @@ def folders(uri: str, options: Mapping[str, str]) -> list[str]:
     if not is_s3(uri) and not Path(uri).exists():
         return []
     try:
-        found = obstore.list_with_delimiter(_store(uri, options))["common_prefixes"]
+        found = obstore.list_with_delimiter(object_store(uri, options))["common_prefixes"]
     except (obstore.exceptions.BaseError, OSError) as error:
         raise ObjectUnavailableError(f"{uri} could not be listed ({type(error).__name__})") from None
     return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
 
-def _store(uri: str, options: Mapping[str, str]) -> "LocalStore | S3Store":
+def object_store(uri: str, options: Mapping[str, str]) -> "LocalStore | S3Store":
+    """The store whose root is `uri`, from the options that the Delta library takes (s3.storage_options)."""
     from obstore.store import LocalStore, S3Store  # noqa: PLC0415
 
     if not is_s3(uri):

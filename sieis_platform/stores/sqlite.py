@@ -24,6 +24,7 @@ from sieis_platform.stores.hot import (
     HotStoreUnavailableError,
     Period,
     WriteOutcome,
+    check_window,
 )
 from sieis_platform.timeline import DAY_NS
 
@@ -133,6 +134,20 @@ class SqliteHotStore:
         rows = aggregates.select(pl.col(name).cast(dtype) for name, dtype in AGGREGATE_SCHEMA.items())
         ordered = rows.sort("period_start", "mote_id", maintain_order=True)
         self._insert(_TABLES[period], _AGGREGATE_COLUMNS, ordered)
+
+    def replace_aggregates(self, period: Period, aggregates: pl.DataFrame, start_ns: int, end_ns: int) -> None:
+        """See HotStore. Raises: HotStoreUnavailableError (locked, disk full), HotStoreError."""
+        check_window(aggregates, start_ns, end_ns)
+        self.write_aggregates(period, aggregates)
+        key = ["mote_id", "period_start"]
+        stale = self.aggregates(period, start_ns, end_ns).join(aggregates.cast(AGGREGATE_SCHEMA), on=key, how="anti")
+        if stale.is_empty():
+            return
+        with self._writing() as connection:
+            connection.executemany(
+                f"DELETE FROM {_TABLES[period]} WHERE mote_id = ? AND period_start = ?",  # noqa: S608 - constant text
+                stale.select(key).rows(),
+            )
 
     def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
         """See HotStore; in pieces, like every bulk write."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from sieis_platform.defs.archive.historical import HISTORY
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, preview_of, same_columns
@@ -48,7 +49,7 @@ _FRESHNESS = dg.FreshnessPolicy.time_window(warn_window=dt.timedelta(minutes=30)
     specs=[
         dg.AssetSpec(
             ARCHIVE,
-            deps=[TOPIC, INBOX],
+            deps=[TOPIC, HISTORY, INBOX],
             description="Every reading, for ever, with the stream position or file offset it came from (Delta Lake).",
             group_name="archive",
             kinds={"deltalake"},

@@ -13,13 +13,15 @@ from dagster._core.instance.ref import InstanceRef  # the one way to give an ins
 
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.assembly import build_definitions
+from sieis_platform.defs.ml.assets import MODEL
 from sieis_platform.defs.operations.home import overrides, prepare_home
-from sieis_platform.defs.operations.jobs import observe_archive, refresh_and_train
+from sieis_platform.defs.operations.jobs import observe_archive, refresh, refresh_and_train
 from sieis_platform.defs.partitions import Window, daily_partitions, today
 from sieis_platform.defs.quality.assets import build_data_docs
+from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
-from sieis_platform.stores.open import open_archive
+from sieis_platform.stores.open import open_archive, open_marts
 from sieis_platform.telemetry import silence
 
 #: Dagster's own log of a run is kept with the run; on the terminal only what went wrong is of use.
@@ -48,11 +50,14 @@ class MaterializeSummary:
     failures: list[str] = field(default_factory=list)
 
 
-def materialize(settings: Settings, first: dt.date | None, last: dt.date | None) -> MaterializeSummary:
+def materialize(
+    settings: Settings, first: dt.date | None, last: dt.date | None, *, train: bool = True
+) -> MaterializeSummary:
     """Observe the archive, then aggregate, check, train and score the days `first` to `last`, then make the Data Docs.
 
-    An open bound reaches to the first or last day that has readings. The runs are kept in the Dagster instance of the
-    data directory, where the UI shows them. A failed check or step is told in the summary, not raised.
+    Without `train` the model in use scores; where there is none yet, the days are aggregated only. An open bound
+    reaches to the first or last day that has readings. The runs are kept in the Dagster instance of the data directory,
+    where the UI shows them. A failed check or step is told in the summary, not raised.
 
     Raises: NothingToMaterializeError, ArchiveError (no archive yet), ArchiveUnavailableError.
     """
@@ -67,8 +72,12 @@ def materialize(settings: Settings, first: dt.date | None, last: dt.date | None)
             definitions.resolve_job_def(observe_archive.name).execute_in_process(
                 instance=instance, raise_on_error=False, run_config=_QUIET
             ),
-            definitions.resolve_job_def(refresh_and_train.name).execute_in_process(
-                instance=instance, raise_on_error=False, run_config=_QUIET, tags=window.tags()
+            definitions.resolve_job_def((refresh_and_train if train else refresh).name).execute_in_process(
+                instance=instance,
+                raise_on_error=False,
+                run_config=_QUIET,
+                tags=window.tags(),
+                asset_selection=None if train or _trained(settings) else [dg.AssetKey(mart) for mart in MARTS.values()],
             ),
             definitions.resolve_job_def(build_data_docs.name).execute_in_process(
                 instance=instance, raise_on_error=False, run_config=_QUIET
@@ -88,6 +97,10 @@ def _window(settings: Settings, first: dt.date | None, last: dt.date | None) -> 
             f"no partition between {first or days[0]} and {last or days[-1]}: they reach from {begin} to {today()}"
         )
     return window
+
+
+def _trained(settings: Settings) -> bool:
+    return open_marts(settings).exists(MODEL.to_user_string())
 
 
 def _summary(window: Window, results: list[dg.ExecuteInProcessResult], seconds: float) -> MaterializeSummary:

@@ -89,7 +89,8 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
             aggregates = with_date(pl.concat(frames))
             version = platform.marts().replace_days(MARTS[period], aggregates, window.first, window.last)
             with platform.hot() as hot:
-                hot.write_aggregates(period, aggregates.select(AGGREGATE_SCHEMA.names()))
+                shown = aggregates.select(AGGREGATE_SCHEMA.names())
+                hot.replace_aggregates(period, shown, window.start_ns, window.end_ns)
         for day, count in counts.items():
             # The check counts again at this version of the archive; once that is gone, this is what it compares with.
             context.add_asset_metadata({READINGS: count}, partition_key=day)

@@ -52,6 +52,17 @@ def render(template: str, **values: Value) -> str:
     return _PLACEHOLDER.sub(lambda match: _literal(values[match[1]]), template)
 
 
+def predicate(measurement: str, mote_id: int | None = None) -> str:
+    """The predicate of the delete API for one measurement, of one mote or of all.
+
+    Raises: FluxError for a measurement that is not in the allow-list.
+    """
+    if measurement not in (READINGS, *AGGREGATES.values()):
+        raise FluxError(f"{measurement[:100]!r} is not a measurement of SIEIS")
+    whole = f'_measurement="{measurement}"'
+    return whole if mote_id is None else f'{whole} AND mote_id="{int(mote_id)}"'
+
+
 def _literal(value: Value) -> str:
     match value:
         case bool():

@@ -22,10 +22,11 @@ from sieis_platform.stores.hot import (
     HotStoreUnavailableError,
     Period,
     WriteOutcome,
+    check_window,
 )
 from sieis_platform.stores.influx import answers, lines
 from sieis_platform.stores.influx.client import InfluxClient
-from sieis_platform.stores.influx.flux import MAX_NS, MIN_NS, Selection
+from sieis_platform.stores.influx.flux import MAX_NS, MIN_NS, Selection, predicate
 from sieis_platform.stores.influx.lines import AGGREGATE_FIELDS, AGGREGATES, PRESENT, READINGS, UPDATED
 from sieis_platform.timeline import DAY_NS
 
@@ -108,16 +109,20 @@ class InfluxHotStore:
         rows = aggregates.select(pl.col(name).cast(dtype) for name, dtype in AGGREGATE_SCHEMA.items())
         self._send(self._buckets[period], rows, lambda piece: lines.aggregates(period, piece))
 
+    def replace_aggregates(self, period: Period, aggregates: pl.DataFrame, start_ns: int, end_ns: int) -> None:
+        """See HotStore. Raises: HotStoreUnavailableError, HotStoreError."""
+        check_window(aggregates, start_ns, end_ns)
+        self.write_aggregates(period, aggregates)
+        for mote, first, last in _stale(self.aggregates(period, start_ns, end_ns), aggregates).iter_rows():
+            self._delete(self._buckets[period], AGGREGATES[period], first, last + 1, mote)
+
     def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
         """See HotStore. InfluxDB does not say what it deleted: the number is what was there just before."""
         removed = self._count(start_ns, end_ns, mote_ids)
         motes = removed.filter(pl.col("rows") > 0)["mote_id"].to_list()
-        # The interval of the delete API is closed, and its predicates know no OR: one request a mote.
-        span = {"start": _rfc3339(max(start_ns, MIN_NS)), "stop": _rfc3339(min(end_ns - 1, MAX_NS))}
-        whole = f'_measurement="{READINGS}"'
-        predicates = [whole] if mote_ids is None and motes else [f'{whole} AND mote_id="{int(mote)}"' for mote in motes]
-        for predicate in predicates:
-            self._client.delete(self._bucket, {**span, "predicate": predicate})
+        # Predicates of the delete API know no OR: one request a mote.
+        for mote in [None] if mote_ids is None and motes else motes:
+            self._delete(self._bucket, READINGS, start_ns, end_ns, mote)
         return int(removed["rows"].sum())
 
     def expire(self, before_ns: int) -> int:
@@ -163,6 +168,12 @@ class InfluxHotStore:
                 self._request_rows = min(self._most_rows, max(_LEAST_REQUEST_ROWS, piece.height // 2))
                 raise
         return refusals
+
+    def _delete(self, bucket: str, measurement: str, start_ns: int, end_ns: int, mote: int | None) -> None:
+        """Delete the points of a measurement with start_ns <= time < end_ns, of one mote or of all."""
+        # The interval of the delete API is closed.
+        span = {"start": _rfc3339(max(start_ns, MIN_NS)), "stop": _rfc3339(min(end_ns - 1, MAX_NS))}
+        self._client.delete(bucket, {**span, "predicate": predicate(measurement, mote)})
 
     def _write(self, bucket: str, batch: pl.Series) -> list[answers.Refusal]:
         """Send one request of lines; what the server refused of them.
@@ -327,6 +338,20 @@ def _utc_text(ns: pl.Expr) -> pl.Expr:
 def _nothing(start_ns: int, end_ns: int, mote_ids: Sequence[int] | None) -> bool:
     """Whether an interval (which Flux must not be given empty) or list of motes holds nothing."""
     return max(start_ns, MIN_NS) >= min(end_ns, MAX_NS) or (mote_ids is not None and not mote_ids)
+
+
+def _stale(there: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:
+    """Columns mote_id, first, last: spans of period_start in which a mote has points, and none of them is wanted."""
+    key = ["mote_id", "period_start"]
+    wanted = wanted.select(pl.col(name).cast(AGGREGATE_SCHEMA[name]) for name in key).with_columns(kept=True)
+    marked = there.select(key).join(wanted, on=key, how="left").sort(key)
+    kept = pl.col("kept").is_not_null()
+    # One request a run of neighbours instead of one a point: a mote whose whole day is gone is one request.
+    runs = marked.with_columns(kept.rle_id().over("mote_id").alias("run")).filter(~kept)
+    spans = runs.group_by("mote_id", "run", maintain_order=True)
+    return spans.agg(pl.col("period_start").min().alias("first"), pl.col("period_start").max().alias("last")).drop(
+        "run"
+    )
 
 
 def _wide(values: pl.DataFrame, fields: Sequence[str]) -> pl.DataFrame:

@@ -210,7 +210,7 @@ def test_removals_that_cannot_be_are_found() -> None:
     strange = audit(stored, held, {APP: 3}, [removal("stream:two")]).findings
     assert strange == ["stream:two partition 0: version 7 removed 1 rows that were never stored"]
     negative = audit(stored, held, {APP: 3}, [removal(rows=-1), removal(rows=1)]).findings
-    assert negative == ["stream:one partition 0: version 7 removed a negative count"]
+    assert negative == ["stream:one partition 0: version 7 put back more rows than were taken out"]
 
 
 @unhurried
@@ -238,3 +238,24 @@ def test_whatever_fate_each_position_has_it_is_clean_and_one_row_more_or_less_is
 def test_an_app_transaction_is_told_apart_from_the_right() -> None:
     assert account_key("a/b/c/7") == ("stream:c", 7)
     assert account_key("history/ff") == ("history:ff", 0)
+
+
+BACKFILL = HISTORY.replace("history/", "backfill/")
+
+
+def test_a_backfill_counts_commits_and_may_lie_beyond_the_load() -> None:
+    held = rows([0, 120, 5_000], "history:abc123")
+    entries = [entry(0, 900, HISTORY, stored=2), entry(900, 900, HISTORY), entry(0, 1, BACKFILL, stored=1)]
+    assert findings(entries, held, positions={HISTORY: 900, BACKFILL: 1}) == ""
+    assert "a row at 5000, beyond" in findings([entry(0, 900, HISTORY, stored=3)], held)
+    assert "starts at 2, not at 1" in findings([*entries, entry(2, 3, BACKFILL)], held, positions={HISTORY: 900})
+
+
+def test_rows_put_back_count_below_zero_and_never_more_than_were_taken() -> None:
+    def removed(count: int) -> RemovedEntry:
+        return RemovedEntry(source="history:abc123", source_partition=0, rows=count, reason="corrected", version=2)
+
+    entries, held = [entry(0, 900, HISTORY, stored=2)], rows([0, 120], "history:abc123")
+    assert audit(entries, rows_by_source(held.lazy()), {HISTORY: 900}, [removed(2), removed(-2)]).findings == []
+    (finding, _) = audit(entries, rows_by_source(held.lazy()), {HISTORY: 900}, [removed(2), removed(-3)]).findings
+    assert "put back more rows than were taken out" in finding

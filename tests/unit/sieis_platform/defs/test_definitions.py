@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from sieis_platform.defs.assembly import build_definitions
-from sieis_platform.defs.partitions import Window, daily_partitions, today
+from sieis_platform.defs.partitions import Window, daily_partitions, history_partitions, today
 from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.rollups.late import Cursor, windows
 from sieis_platform.settings import Settings
 from sieis_platform.timeline import TimelineFile
 
@@ -68,6 +69,7 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
 #: Where the way of the data begins, and what is no table made of others.
 ORIGINS = {
     "sensor_readings",
+    "historical_readings",
     "inbox",
     "alerts",
     "run_history",
@@ -108,7 +110,14 @@ def test_the_kind_of_the_hot_store_is_that_of_the_settings(tmp_path: Path) -> No
 def test_lineage_reaches_from_the_topic_to_the_anomalies(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     parents = {key.to_user_string() for key in graph.get_ancestor_asset_keys(dg.AssetKey("anomalies"))}
-    assert {"sensor_readings", "archive", "hourly_aggregates", "daily_aggregates", "anomaly_model"} <= parents
+    assert {
+        "sensor_readings",
+        "historical_readings",
+        "archive",
+        "hourly_aggregates",
+        "daily_aggregates",
+        "anomaly_model",
+    } <= parents
 
 
 def test_checks_and_which_of_them_block(definitions: dg.Definitions) -> None:
@@ -153,6 +162,29 @@ def test_every_job_ends_some_time_and_writers_of_a_store_wait_for_each_other(def
     }
 
 
+def test_sensors_run_without_being_switched_on(definitions: dg.Definitions) -> None:
+    sensors = definitions.get_repository_def().sensor_defs
+    assert {(sensor.name, sensor.job_name, sensor.default_status) for sensor in sensors} >= {
+        ("late_data", "refresh", dg.DefaultSensorStatus.RUNNING)
+    }
+
+
+def test_days_become_as_few_windows_as_hold_exactly_them() -> None:
+    days = [dt.date(2026, 3, day) for day in (9, 1, 2, 4, 5, 6, 3)]
+    assert windows(days, most=4) == [
+        Window(dt.date(2026, 3, 1), dt.date(2026, 3, 4)),
+        Window(dt.date(2026, 3, 5), dt.date(2026, 3, 6)),
+        Window(dt.date(2026, 3, 9), dt.date(2026, 3, 9)),
+    ]
+    assert windows([]) == []
+
+
+def test_a_cursor_that_someone_has_set_by_hand_is_no_cursor() -> None:
+    kept = Cursor("table", 7, {"2026-03-01": 5})
+    assert Cursor.read(kept.text()) == kept
+    assert Cursor.read(None) is Cursor.read("12") is Cursor.read("nonsense") is None
+
+
 def test_schedules_wait_for_an_archive(definitions: dg.Definitions, settings: Settings) -> None:
     repository = definitions.get_repository_def()
     for schedule in repository.schedule_defs:
@@ -184,6 +216,12 @@ def test_partitions_reach_from_the_first_day_of_history_to_today(settings: Setti
     keys = daily_partitions(settings).get_partition_keys()
     assert keys[0] == (today() - dt.timedelta(days=35)).isoformat()
     assert keys[-1] == today().isoformat()
+
+
+def test_history_has_a_partition_for_each_day_before_the_anchor(settings: Settings) -> None:
+    assert history_partitions(settings).get_partition_keys()[-1] == (today() - dt.timedelta(days=1)).isoformat()
+    timeline = TimelineFile.of(settings).fix(settings, dt.date(2004, 2, 28), 35)
+    assert history_partitions(settings).get_partition_keys() == [str(day) for day in timeline.history_days]
 
 
 def test_without_a_timeline_partitions_reach_back_a_month(settings: Settings) -> None:

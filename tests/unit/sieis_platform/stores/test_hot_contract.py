@@ -16,6 +16,7 @@ from sieis_platform.stores.hot import (
     DAILY_SUMS_SCHEMA,
     LATEST_SCHEMA,
     HotStore,
+    HotStoreError,
     Period,
     WriteOutcome,
 )
@@ -265,6 +266,29 @@ def test_aggregates_overwrite_their_period_and_come_in_order(hot: HotStore, peri
     assert hot.aggregates(period, T, T + 2, [1, 99])["mote_id"].to_list() == [1]
     other: Period = "daily" if period == "hourly" else "hourly"
     assert hot.aggregates(other, T, T + 2).is_empty()
+
+
+@pytest.mark.parametrize("period", ["hourly", "daily"])
+def test_replaced_aggregates_are_all_there_is_in_their_window(hot: HotStore, period: Period) -> None:
+    step = {"hourly": 3_600 * 10**9, "daily": DAY_NS}[period]
+    starts = [T - T % step + i * step for i in range(5)]
+    hot.write_aggregates(period, aggregates([(mote, ns, 1.0) for ns in starts for mote in (0, 1, 2)]))
+    # Of mote 1 the third period is gone, of mote 2 all of the window: its second to fourth period.
+    new = aggregates([(0, starts[1], 2.0), (0, starts[2], 2.0), (1, starts[1], 3.0), (1, starts[3], None)])
+    kept = aggregates([(mote, ns, 1.0) for ns in (starts[0], starts[4]) for mote in (0, 1, 2)])
+    expected = pl.concat([new, kept]).sort("period_start", "mote_id")
+    for _ in range(2):
+        hot.replace_aggregates(period, new, starts[1], starts[4])
+        assert_frame_equal(hot.aggregates(period, starts[0], starts[4] + 1), expected, check_exact=True)
+    hot.replace_aggregates(period, aggregates([]), starts[0], starts[4])
+    assert hot.aggregates(period, 0, NOW_NS + 9 * DAY_NS).rows() == kept.tail(3).rows()
+
+
+def test_aggregates_outside_the_window_they_replace_are_refused(hot: HotStore) -> None:
+    hot.write_aggregates("hourly", aggregates([(1, T, 1.0)]))
+    with pytest.raises(HotStoreError, match="outside the window"):
+        hot.replace_aggregates("hourly", aggregates([(1, T, 2.0), (1, T + DAY_NS, 2.0)]), T, T + DAY_NS)
+    assert hot.aggregates("hourly", T, T + 2 * DAY_NS)["temp_avg"].to_list() == [1.0]
 
 
 def test_aggregates_of_any_age_are_kept(hot: HotStore) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sieis_platform.stores.influx.flux import MAX_NS, MIN_NS, FluxError, Instant, OneOf, Selection, render
+from sieis_platform.stores.influx.flux import MAX_NS, MIN_NS, FluxError, Instant, OneOf, Selection, predicate, render
 
 
 @given(st.text(max_size=30))
@@ -53,3 +53,12 @@ def test_motes_that_are_no_numbers_never_reach_a_query() -> None:
     asked = Selection("b", "sensor_reading", ("light",), 0, 1, ['1" or true'])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="invalid literal"):
         asked.all()
+
+
+def test_a_delete_names_a_known_measurement_and_a_number() -> None:
+    assert predicate("sensor_reading_daily_agg", 7) == '_measurement="sensor_reading_daily_agg" AND mote_id="7"'
+    assert predicate("sensor_reading") == '_measurement="sensor_reading"'
+    with pytest.raises(FluxError, match="not a measurement"):
+        predicate('sensor_reading" OR _measurement="x')
+    with pytest.raises(ValueError, match="invalid literal"):
+        predicate("sensor_reading", '1" OR "1')  # pyright: ignore[reportArgumentType]

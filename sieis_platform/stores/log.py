@@ -1,0 +1,59 @@
+"""The log of a Delta table read commit by commit: the library shows the newest state, not what each commit did.
+
+Belongs here: fetching and decoding commits, from a folder or S3. Not here: what they mean (touched.py).
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from sieis_platform.errors import RetriableError
+from sieis_platform.stores.objects import object_store
+
+
+class LogUnavailableError(RetriableError):
+    """The log of a table does not answer; the same call may succeed later."""
+
+
+class File(msgspec.Struct, frozen=True, rename="camel"):
+    """A file that one commit added or removed; without `data_change` its rows lie in other files of that commit."""
+
+    path: str
+    data_change: bool = True
+    partition_values: dict[str, str | None] | None = None
+
+
+class _Action(msgspec.Struct, frozen=True):
+    """One line of a commit; all other kinds of action are passed over."""
+
+    add: File | None = None
+    remove: File | None = None
+
+
+class CommitLog:
+    """The commits of the Delta table at `uri`. Protocol: https://github.com/delta-io/delta/blob/master/PROTOCOL.md."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, str]) -> None:
+        self.uri = uri
+        self._store = object_store(uri, storage_options)
+        self._decoder = msgspec.json.Decoder(_Action)
+
+    def files(self, version: int) -> list[File] | None:
+        """The files that commit `version` added and removed; None where the log was cleaned of it.
+
+        Raises: LogUnavailableError.
+        """
+        import obstore  # noqa: PLC0415 - most who open an archive never come here
+
+        try:
+            text = obstore.get(self._store, f"_delta_log/{version:020}.json").bytes().to_bytes()
+        except FileNotFoundError:
+            return None
+        except (obstore.exceptions.BaseError, OSError) as error:
+            # The rest of the library's text is a dump of the request.
+            first = str(error).partition("\n")[0]
+            raise LogUnavailableError(
+                f"the log of {self.uri} could not be read at version {version}: {first}"
+            ) from None
+        actions = self._decoder.decode_lines(text)
+        return [file for action in actions for file in (action.add, action.remove) if file is not None]

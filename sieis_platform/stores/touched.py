@@ -1,0 +1,69 @@
+"""Which days of the archive changed since a moment, from its log alone: late rows, backfills, deletes, rewrites.
+
+Belongs here: that question. Not here: what is done about those days (defs/rollups/late.py).
+"""
+
+import datetime as dt
+import re
+from typing import Final, NamedTuple
+
+from sieis_platform.reading import ARCHIVE_PARTITIONS
+from sieis_platform.stores.archive import Archive, ArchiveError
+from sieis_platform.stores.log import File
+
+_FOLDERS: Final = re.compile("/".join(rf"{name}=(\d+)" for name in ARCHIVE_PARTITIONS))
+
+
+class Mark(NamedTuple):
+    """A moment in the life of one table: an archive made anew under the same address has another id."""
+
+    table: str
+    version: int
+
+
+class Touched(NamedTuple):
+    """`mark` is how far was looked; `days` holds each touched day and the newest version that touched it.
+
+    `gap` is the newest version that the log no longer tells of, else None: any day may have been touched up to it.
+    """
+
+    mark: Mark
+    days: dict[dt.date, int]
+    gap: int | None = None
+
+
+def touched_days(archive: Archive, since: Mark | None) -> Touched:
+    """The days whose rows changed after `since` (None, or a mark of another table: from the beginning).
+
+    Commits that only move rows to other files (compaction) touch nothing. Commits made while this runs come next time.
+
+    Raises: ArchiveUnavailableError, LogUnavailableError, ArchiveError (also where a file has no date).
+    """
+    table = archive.table()
+    mark = Mark(str(table.metadata().id), table.version())
+    known = since is not None and since.table == mark.table and since.version <= mark.version
+    first = since.version + 1 if since is not None and known else 0
+    log = archive.log()
+    days: dict[dt.date, int] = {}
+    gap: int | None = None
+    for version in range(first, mark.version + 1):
+        files = log.files(version)
+        if files is None:
+            gap = version
+            continue
+        days |= {_day(file): version for file in files if file.data_change}
+    return Touched(mark, days, gap)
+
+
+def _day(file: File) -> dt.date:
+    values = file.partition_values or {}
+    parts = [values.get(name) for name in ARCHIVE_PARTITIONS]
+    if not all(parts):  # a `remove` need not carry them; the library's paths do
+        found = _FOLDERS.search(file.path)
+        parts = list(found.groups()) if found else []
+    try:
+        return dt.date(*(int(part or "") for part in parts))
+    except (TypeError, ValueError) as error:
+        raise ArchiveError(
+            f"the archive's log names a file without a date ({file.path[:200]}); was it written by something else?"
+        ) from error

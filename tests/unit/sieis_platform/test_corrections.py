@@ -1,0 +1,235 @@
+"""Corrections: what changes and what does not, in archive and hot store; the way back; what is refused."""
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from sieis_platform.analysis.ledger import audit_archive
+from sieis_platform.backfill import Backfill
+from sieis_platform.corrections import METADATA, Asked, CorrectionError, Corrections, UnknownCorrectionError
+from sieis_platform.reading import FIELDS, KEY
+from sieis_platform.settings import Settings
+from sieis_platform.state import State
+from sieis_platform.stores.archive import Commit, LedgerEntry
+from sieis_platform.stores.open import open_archive, open_hot, open_marts
+from sieis_platform.timeline import DAY_NS
+from tests.unit.sieis_platform.history_file import archived, day, hot_rows, won, write
+
+A_DAY = 96
+HOUR_NS = 3_600 * 10**9
+
+
+def start_of(date: dt.date) -> int:
+    return (date - dt.date(1970, 1, 1)).days * DAY_NS
+
+
+#: From noon four days ago to noon three days ago.
+START, END = start_of(day(4)) + 12 * HOUR_NS, start_of(day(3)) + 12 * HOUR_NS
+INSIDE = pl.col("timestamp").is_between(START, END, closed="left") & pl.col("mote_id").is_in([2, 3])
+
+
+def asked(kind, *fields: str, motes=(2, 3), start=START, end=END) -> Asked:
+    return Asked(kind, list(motes), start, end, "the battery was dying", "someone", fields)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("file") / "readings.txt", A_DAY)
+
+
+@pytest.fixture(params=["mote folders", "days only"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, file: Path) -> Settings:
+    """An installation with five days of history."""
+    settings = Settings(data_dir=tmp_path, archive_mote_folders=request.param == "mote folders")
+    hot = open_hot(settings)
+    Backfill(settings, hot, open_archive(settings)).fill(file, day(5), day(1))
+    hot.close()
+    return settings
+
+
+@pytest.fixture
+def corrections(settings: Settings) -> Iterator[Corrections]:
+    hot = open_hot(settings)
+    with State.open(settings) as state:
+        yield Corrections(state, open_archive(settings), open_marts(settings), hot)
+    hot.close()
+
+
+def agree(settings: Settings) -> None:
+    """The ledger is clean, and both stores hold the same."""
+    assert audit_archive(open_archive(settings)).findings == []
+    assert_frame_equal(hot_rows(settings), won(open_archive(settings)), check_exact=True)
+
+
+def test_deleting_takes_exactly_those_readings_and_undoing_brings_them_back(
+    settings: Settings, corrections: Corrections
+) -> None:
+    before = open_archive(settings).scan_all().sort("source_offset").collect()
+    done = corrections.apply(asked("delete"))
+    assert (done.status, done.rows) == ("done", 2 * A_DAY)
+    assert corrections.days(done.id) == [day(4), day(3)]
+    after = open_archive(settings).scan_all().sort("source_offset").collect()
+    assert_frame_equal(after, before.filter(~INSIDE), check_exact=True)
+    agree(settings)
+
+    undone = corrections.undo(done.id, "another")
+    assert (undone.status, undone.undone_by) == ("undone", "another")
+    # To the last bit, lineage and the moment of archiving included.
+    assert_frame_equal(open_archive(settings).scan_all().sort("source_offset").collect(), before, check_exact=True)
+    agree(settings)
+    version = open_archive(settings).version()
+    assert corrections.undo(done.id, "third") == undone
+    assert open_archive(settings).version() == version
+
+
+def test_taking_values_away_leaves_all_else_and_comes_back(settings: Settings, corrections: Corrections) -> None:
+    before = archived(settings)
+    done = corrections.apply(asked("null", "temperature", "voltage"))
+    nulls = [pl.when(~INSIDE).then(field).alias(field) for field in ("temperature", "voltage")]
+    assert_frame_equal(archived(settings), before.with_columns(nulls), check_exact=True)
+    agree(settings)
+    corrections.undo(done.id, "another")
+    assert_frame_equal(archived(settings), before, check_exact=True)
+    agree(settings)
+
+
+def test_it_can_be_undone_when_the_old_files_are_gone(settings: Settings, corrections: Corrections) -> None:
+    before = archived(settings)
+    done = corrections.apply(asked("delete"))
+    table = open_archive(settings).table()
+    assert table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    corrections.undo(done.id, "another")
+    assert_frame_equal(archived(settings), before, check_exact=True)
+    agree(settings)
+
+
+def test_the_audit_says_who_did_what_and_why_and_the_log_names_it(settings: Settings, corrections: Corrections) -> None:
+    done = corrections.apply(asked("null", "light"))
+    with State.open(settings) as state:
+        (kept,) = state.corrections()
+    assert kept == done == corrections.known()[0]
+    assert (kept.reason, kept.author, kept.fields, kept.motes) == (
+        "the battery was dying",
+        "someone",
+        ["light"],
+        [2, 3],
+    )
+    commits = [commit[METADATA] for commit in open_archive(settings).commits() if METADATA in commit]
+    assert commits
+    assert all(done.id in text and "the battery was dying" in text for text in commits)
+
+
+def test_readings_that_arrive_later_are_not_concerned(settings: Settings, corrections: Corrections, file: Path) -> None:
+    # Mote 2 sent something late into the corrected range: undoing must not touch it, nor lose it.
+    done = corrections.apply(asked("delete"))
+    archive = open_archive(settings)
+    late = (
+        archive.scan_all()
+        .filter(mote_id=1)
+        .head(1)
+        .collect()
+        .with_columns(
+            mote_id=pl.lit(2, pl.Int32), timestamp=pl.lit(START + 5), source=pl.lit("stream:x"), source_offset=pl.lit(0)
+        )
+    )
+    rows = late.drop("ingested_at", "year", "month", "day")
+    app = "sensor_readings/x/0"
+    archive.append(Commit(rows, [LedgerEntry(app=app, start=0, end=1, stored=1)], {app: None}))
+    corrections.undo(done.id, "another")
+    found = won(archive).filter(INSIDE)
+    assert found.height == 2 * A_DAY + 1
+    assert found.filter(timestamp=START + 5).height == 1
+    assert audit_archive(archive).findings == []
+
+
+def test_a_backfill_leaves_corrected_readings_alone(settings: Settings, corrections: Corrections, file: Path) -> None:
+    deleted = corrections.apply(asked("delete"))
+    nulled = corrections.apply(asked("null", "light", motes=[1]))
+    rows = archived(settings)
+    hot = open_hot(settings)
+    backfill = Backfill(settings, hot, open_archive(settings))
+    assert backfill.fill(file, day(5), day(1)).added == 0
+    assert backfill.fill(file, day(5), day(1), replace=True).added == 0
+    assert_frame_equal(archived(settings), rows, check_exact=True)
+    agree(settings)
+    corrections.undo(nulled.id, "another")
+    corrections.undo(deleted.id, "another")
+    whole = archived(settings)
+    assert backfill.fill(file, day(5), day(1), replace=True).changed == 0
+    assert_frame_equal(archived(settings), whole, check_exact=True)
+    hot.close()
+
+
+def test_corrections_of_the_same_readings_are_undone_in_reverse(settings: Settings, corrections: Corrections) -> None:
+    before = archived(settings)
+    first = corrections.apply(asked("null", "light"))
+    second = corrections.apply(asked("delete", motes=[2]))
+    with pytest.raises(CorrectionError, match=second.id):
+        corrections.undo(first.id, "x")
+    corrections.undo(second.id, "x")
+    corrections.undo(first.id, "x")
+    assert_frame_equal(archived(settings), before, check_exact=True)
+    agree(settings)
+
+
+def test_conflicting_readings_of_one_key_are_corrected_and_brought_back_together(
+    settings: Settings, corrections: Corrections
+) -> None:
+    archive = open_archive(settings)
+    app = "sensor_readings/x/0"
+    again = archive.scan_all().filter(INSIDE).sort(*KEY).head(10).collect().drop("ingested_at", "year", "month", "day")
+    again = again.with_columns(source=pl.lit("stream:x"), source_offset=pl.int_range(10), light=pl.lit(1.0, pl.Float32))
+    archive.append(Commit(again, [LedgerEntry(app=app, start=0, end=10, stored=10)], {app: None}))
+    hot = open_hot(settings)
+    hot.write_readings(again)
+    hot.close()
+    agree(settings)
+    before = archived(settings)
+    done = corrections.apply(asked("delete"))
+    assert done.rows == 2 * A_DAY + 10
+    assert won(archive).filter(INSIDE).is_empty()
+    agree(settings)
+    corrections.undo(done.id, "x")
+    assert_frame_equal(archived(settings), before, check_exact=True)
+    agree(settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (asked("delete", motes=[]), "at least one mote"),
+        (asked("delete", motes=[0]), "at least one mote"),
+        (asked("delete", start=END, end=START), "ends before it begins"),
+        (asked("delete", "light"), "name no fields"),
+        (asked("null"), "name the values"),
+        (asked("null", "pressure"), "pressure is none of"),
+        (Asked("delete", [1], START, END, "  ", "x"), "give a reason"),
+        (asked("delete", motes=[77]), "no such reading"),
+    ],
+)
+def test_what_makes_no_correction_is_refused_and_leaves_no_trace(
+    corrections: Corrections, settings: Settings, wrong: Asked, why: str
+) -> None:
+    version = open_archive(settings).version()
+    with pytest.raises(CorrectionError, match=why):
+        corrections.apply(wrong)
+    assert corrections.known() == []
+    assert open_archive(settings).version() == version
+
+
+def test_an_unknown_id_is_said(corrections: Corrections) -> None:
+    for call in (corrections.complete, corrections.days):
+        with pytest.raises(UnknownCorrectionError, match="correct list"):
+            call("nothing")
+
+
+def test_all_fields_may_be_taken_away(settings: Settings, corrections: Corrections) -> None:
+    corrections.apply(asked("null", *FIELDS))
+    inside = won(open_archive(settings)).filter(INSIDE)
+    assert inside.height == 2 * A_DAY
+    assert inside.select(pl.all_horizontal(pl.col(FIELDS).is_null()).all()).item()
+    agree(settings)
