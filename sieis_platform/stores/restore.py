@@ -51,7 +51,7 @@ def put_back(
             with archive.reading():
                 write_deltalake(
                     table,
-                    in_layout(absent, archive.partition_columns),
+                    in_layout(absent),
                     mode="append",
                     writer_properties=WRITER,
                     commit_properties=properties,
