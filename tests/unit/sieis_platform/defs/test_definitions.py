@@ -1,6 +1,7 @@
 """The code location: it loads with nothing there, and each definition says what it must (listed in docs/dagster.md)."""
 
 import datetime as dt
+import json
 import os
 import socket
 import subprocess
@@ -52,6 +53,20 @@ def test_the_workspace_names_a_module_that_loads(tmp_path: Path) -> None:
     environment = {**os.environ, "SIEIS_DATA_DIR": str(tmp_path / "none"), "DAGSTER_HOME": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_dagsters_own_command_line_finds_and_accepts_the_project(tmp_path: Path) -> None:
+    environment = {**os.environ, "SIEIS_DATA_DIR": str(tmp_path / "none")}
+
+    def dg_says(*words: str) -> str:
+        command = [str(Path(sys.executable).with_name("dg")), *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert (done.returncode, "arning" in done.stderr) == (0, False), done.stderr
+        return done.stdout
+
+    assert "All definitions loaded successfully" in dg_says("check", "defs")
+    listed = json.loads(dg_says("list", "defs", "--json"))
+    assert "hourly_aggregates" in {asset["asset_key"] for asset in listed["assets"]}
 
 
 def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
