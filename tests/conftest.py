@@ -1,5 +1,7 @@
 """What tests of several packages share: the real readings, in dataset time."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -8,6 +10,21 @@ import pytest
 from sieis_platform.reading import READING_SCHEMA
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def no_instance_of_an_earlier_test() -> Iterator[None]:
+    """Dagster keeps the storage of the instance in use in a variable of the process.
+
+    Instances that end in another order than they began leave a dead one there, and definitions loaded afterwards ask it.
+    """
+    if "dagster" not in sys.modules:
+        yield
+        return
+    from dagster._core.storage.defs_state.base import set_defs_state_storage
+
+    with set_defs_state_storage(None):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_a_day_is_materialized_and_its_checks_and_plot_are_shown(page: Page, sit
 
     page.goto(f"{site.url}/assets/hourly_aggregates?view=checks")
     seen(page.get_by_text("counts_equal_archive"))
-    seen(page.get_by_text("432 readings in 1 days, each counted once"))
+    seen(page.get_by_text("1 row, all as expected"))
 
     page.goto(f"{site.url}/assets/hourly_aggregates?view=events&partition={YESTERDAY}")
     page.get_by_text("Show Markdown").last.click()

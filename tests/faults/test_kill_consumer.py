@@ -29,7 +29,7 @@ from tests.faults.harness import (
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600 + 30 * ROUNDS)]
 
-CONSUMER_POINTS = [point for point in crash.POINTS if not point.startswith("load.")]
+CONSUMER_POINTS = [point for point in crash.POINTS if point.startswith(("archive.", "hot."))]
 
 POISON = [
     b"",

@@ -97,7 +97,7 @@ def _verdict(check: str, name: str, results: Sequence[ExpectationValidationResul
         suite=name,
         passed=all(result.success for result in results),
         severity="error" if critical else "warning",
-        text="; ".join(texts) or f"{height:,} rows, all as expected",
+        text="; ".join(texts) or f"{height:,} {'row' if height == 1 else 'rows'}, all as expected",
         rows=height,
         unexpected=int(worst.result["unexpected_count"]),
         share=_share(worst),

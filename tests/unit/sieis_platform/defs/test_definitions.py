@@ -177,11 +177,9 @@ def test_every_job_ends_some_time_and_writers_of_a_store_wait_for_each_other(def
     }
 
 
-def test_sensors_run_without_being_switched_on(definitions: dg.Definitions) -> None:
-    sensors = definitions.get_repository_def().sensor_defs
-    assert {(sensor.name, sensor.job_name, sensor.default_status) for sensor in sensors} >= {
-        ("late_data", "refresh", dg.DefaultSensorStatus.RUNNING)
-    }
+def test_late_data_is_refreshed_by_the_same_job_as_the_schedules(definitions: dg.Definitions) -> None:
+    (late,) = (one for one in definitions.get_repository_def().sensor_defs if one.name == "late_data")
+    assert late.job_name == "refresh"
 
 
 def test_days_become_as_few_windows_as_hold_exactly_them() -> None:
