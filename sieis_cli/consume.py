@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sieis_cli.context import load_settings
+from sieis_cli.folder import claim
 from sieis_cli.signals import stop_event
 
 
@@ -43,6 +44,7 @@ def consume(
     from sieis_streaming.sinks.hot import HotSink
 
     settings = load_settings()
+    claim(settings, for_demo=True)
     crash.arm(settings.crash_at)
     metrics = ConsumerMetrics()
     consumers = []

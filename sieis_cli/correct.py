@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sieis_cli.context import load_settings
+from sieis_cli.folder import claim
 
 if TYPE_CHECKING:
     from sieis_platform.corrections import Asked, Corrections
@@ -113,6 +114,7 @@ def undo(
 ) -> None:
     """Put everything back as it was before a correction."""
     settings = load_settings()
+    claim(settings)
     with _open(settings) as corrections:
         done = corrections.undo(correction, _user())
         days = corrections.days(done.id)
@@ -126,6 +128,7 @@ def finish(
 ) -> None:
     """Complete a correction, or its undoing, that was broken off (status started or undoing)."""
     settings = load_settings()
+    claim(settings)
     with _open(settings) as corrections:
         done = corrections.complete(correction)
         days = corrections.days(done.id)
@@ -141,6 +144,7 @@ def _carry_out(asked: "Asked", recompute: bool, dry_run: bool, as_json: bool) ->
             rows = corrections.count(asked)
             typer.echo(json.dumps({"rows": rows}) if as_json else f"{rows:,} archived readings; nothing was changed")
             return
+        claim(settings)
         done = corrections.apply(asked)
         days = corrections.days(done.id)
     _tell(settings, done, days, recompute, as_json)

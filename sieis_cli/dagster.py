@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from sieis_cli.context import load_settings
+from sieis_cli.folder import claim
 
 _MODULE: Final = "sieis_platform.definitions"
 _CODE_PORT: Final = 4000
@@ -64,6 +65,8 @@ def _become(command: Sequence[str]) -> None:
 
     # The same process goes on as Dagster, so that signals and the exit code are Dagster's.
     # Passing the environment on is not reading configuration from it.
-    whole = {**os.environ, **SWITCHES, **environment(load_settings())}
+    settings = load_settings()
+    claim(settings)
+    whole = {**os.environ, **SWITCHES, **environment(settings)}
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", *command, "--log-format", "json"], whole)  # noqa: S606 - our own

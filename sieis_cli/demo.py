@@ -38,7 +38,8 @@ def demo(
     """Load history, stream a day, derive, query: the whole platform once, with a summary; ends by itself.
 
     Works in SIEIS_DATA_DIR, on the embedded setting, with every part real: broker, consumer, archive, hot store,
-    Dagster, MLflow, API. Starts over each time, and refuses a folder that holds anything but an earlier demo.
+    Dagster, MLflow, API. Starts over each time, and refuses a folder that holds anything but an earlier demo: once
+    `sieis up` or another command has written to it, it is yours.
 
     With SIEIS_PROFILE=services the same on the servers of the settings, in topics, buckets and databases of its own
     (named like yours, with `-demo` behind), which it makes anew each time; yours are not touched.

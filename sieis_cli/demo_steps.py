@@ -25,6 +25,7 @@ import polars as pl
 from pydantic import SecretStr
 
 from sieis_cli.demo_figures import Figures
+from sieis_cli.folder import held, is_demos, mark_as_demo
 from sieis_cli.load import load_file
 from sieis_cli.names import Name
 from sieis_cli.parts import describe
@@ -43,7 +44,6 @@ _FLUSH_SECONDS: Final = 2  # the demo waits for the archive; in earnest a flush 
 _STREAM_SECONDS: Final = 90.0  # longest wait for both stores to have taken what was produced
 _LOOK_SECONDS: Final = 0.1
 _ASSIGNED: Final = "sieis_assigned_partitions"
-_MARKER: Final = "demo.json"
 PLACES_FILE: Final = "demo.env"
 """Where a demo on servers leaves, in its data directory, the settings by which its places are found."""
 
@@ -53,7 +53,6 @@ _STATE: Final = (
     *("timeline.json", "loaded.json", "broker.json", "broker.past.json"),
     *(f"{store}.sqlite{suffix}" for store in ("hot", "state") for suffix in ("", "-wal", "-shm")),
     PLACES_FILE,
-    _MARKER,
 )
 
 
@@ -140,37 +139,40 @@ class Demo:
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        """Start over where an earlier demo was, and hold the demo's places on the servers, if any, until the end.
+        """Start over where an earlier demo was, and hold folder and places on the servers, if any, until the end.
 
-        Raises: DemoDirectoryError where something else was; as demo_servers.started_over.
+        Raises: DemoDirectoryError where something else was; FolderBusyError; as demo_servers.started_over.
         """
-        self._start_over()
-        if self._settings.profile != "services":
-            yield
-            return
-        from sieis_cli.demo_servers import started_over
+        with contextlib.ExitStack() as until_end:
+            until_end.enter_context(held(self._settings))
+            self._start_over()
+            if self._settings.profile == "services":
+                from sieis_cli.demo_servers import started_over
 
-        with started_over(self._real, self._settings) as token:
-            self._places["influx_token"] = SecretStr(token)
-            self._settings = self._settings.changed(influx_token=SecretStr(token))
-            self._write_places()
+                token = until_end.enter_context(started_over(self._real, self._settings))
+                self._places["influx_token"] = SecretStr(token)
+                self._settings = self._settings.changed(influx_token=SecretStr(token))
+                self._write_places()
             yield
 
     def _start_over(self) -> None:
         folder = self._settings.data_dir
-        marker = folder / _MARKER
-        if not marker.exists() and any((folder / name).exists() for name in ("archive", "timeline.json")):
-            raise DemoDirectoryError(
-                f"{folder} holds a platform that no demo made, and a demo starts over; "
-                "give it a folder of its own: SIEIS_DATA_DIR=var-demo make demo"
-            )
         if (folder / "up.json").exists():
-            raise DemoDirectoryError(f"`sieis up` runs on {folder}; stop it first (`sieis down`)")
+            raise DemoDirectoryError(
+                f"an earlier `sieis up` on {folder} was killed; end what it left with `sieis down`"
+            )
+        found = [name for name in _STATE if (folder / name).exists()]
+        if found and not is_demos(self._settings):
+            raise DemoDirectoryError(
+                f"{folder} holds {found[0]}, which is not only a demo's (`sieis up` and other commands may have "
+                "written to it), and a demo starts over. Give it one of its own, SIEIS_DATA_DIR=var-demo make demo, "
+                f"or remove {folder} yourself if nobody needs what is in it"
+            )
+        # First, and never away: a demo killed in between starts over.
+        mark_as_demo(self._settings)
         for name in _STATE:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps({"made_by": "sieis demo"}))
 
     def load(self) -> None:
         """History into both stores."""

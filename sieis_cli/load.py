@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from sieis_cli.context import load_settings
+from sieis_cli.folder import claim
 
 if TYPE_CHECKING:
     from sieis_platform.history import LoadSummary
@@ -34,7 +35,9 @@ def load(
     """
     import json
 
-    summary = load_file(load_settings(), file)
+    settings = load_settings()
+    claim(settings)
+    summary = load_file(settings, file)
     if as_json:
         typer.echo(json.dumps(summary.as_dict()))
     else:

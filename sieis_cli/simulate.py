@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from sieis_cli.context import load_settings
+from sieis_cli.folder import claim
 from sieis_cli.signals import stop_event
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def simulate(
     if rate is not None and (unpaced or keep_speed):
         raise typer.BadParameter("--rate is a pace of its own; leave out --unpaced and --keep-speed")
     settings = load_settings()
+    claim(settings, for_demo=True)
     stop = stop_event()
     plan = Plan.of(
         settings,

@@ -1,18 +1,18 @@
 """`sieis up` and `sieis down`: every part together, in the foreground until Ctrl-C or detached until `down`.
 
-Belongs here: the two commands, the run's state file and lock, what is shown. Not here: the parts, nor running them.
+Belongs here: the two commands, the run's state file, what is shown. Not here: the parts, nor running them; the lock
+(folder.py).
 """
 
 import contextlib
 import datetime as dt
-import fcntl
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sieis_cli.context import load_settings
+from sieis_cli.folder import held, is_held, unmark
 from sieis_cli.names import Name
 from sieis_platform.errors import FatalError
 
@@ -34,8 +35,8 @@ _LOOK_SECONDS: Final = 0.2
 _STOP_SECONDS: Final = 60.0  # three stages of 15 s grace at most, and the sweep for survivors
 
 
-class AlreadyUpError(FatalError):
-    """Another `sieis up` runs on this data directory, or left parts behind."""
+class LeftoversError(FatalError):
+    """An earlier `sieis up` on this data directory left parts behind."""
 
 
 class NothingToRunError(FatalError):
@@ -91,9 +92,10 @@ def up(
     settings = load_settings()
     names = _chosen(only, without)
     parts = describe(settings, names)
-    with _lock(settings):
+    with held(settings):
         _refuse_leftovers(settings)
         check_ports(parts)
+        unmark(settings)
         if load:
             _prepare(settings, names)
         if not detach:
@@ -111,10 +113,10 @@ def down() -> None:
         console.print("nothing is running")
         return
     with contextlib.suppress(ProcessLookupError):
-        if _is_locked(settings):
+        if is_held(settings):
             os.kill(state.pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    while _is_locked(settings) and time.monotonic() < deadline:
+    while is_held(settings) and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
     swept = _sweep(state.run)
     _state_file(settings).unlink(missing_ok=True)
@@ -239,36 +241,12 @@ def _show(console: Console, settings: "Settings", state: State | None) -> None:
 # -- one run on a data directory -----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _lock(settings: "Settings") -> Iterator[None]:
-    """Held while a run lives; the system gives it back however the process ends.
-
-    Raises: AlreadyUpError.
-    """
-    path = _lock_file(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyUpError(f"`sieis up` already runs on {settings.data_dir}; `sieis down` stops it") from None
-        yield
-
-
-def _is_locked(settings: "Settings") -> bool:
-    try:
-        with _lock(settings):
-            return False
-    except AlreadyUpError:
-        return True
-
-
 def _refuse_leftovers(settings: "Settings") -> None:
     from sieis_cli.supervisor import survivors
 
     state = _read_state(settings)
     if state is not None and survivors(state.run):
-        raise AlreadyUpError(
+        raise LeftoversError(
             f"an earlier `sieis up` on {settings.data_dir} was killed and left parts running; `sieis down` ends them"
         )
 
@@ -319,7 +297,3 @@ def _read_state(settings: "Settings") -> State | None:
 
 def _state_file(settings: "Settings") -> Path:
     return settings.data_dir / "up.json"
-
-
-def _lock_file(settings: "Settings") -> Path:
-    return settings.data_dir / "up.lock"

@@ -185,3 +185,16 @@ def test_a_detached_start_that_fails_says_what_the_part_said(installation):
     assert "/nowhere/readings.txt" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert installation.processes() == []
+
+
+def test_after_up_the_folder_is_no_longer_only_a_demos(installation):
+    installation.data_dir.mkdir()
+    for name in ("demo.json", "timeline.json"):
+        (installation.data_dir / name).write_text("{}")
+    assert installation.run("up", "--detach", "--no-load", "--only", "broker").returncode == 0
+    refused = installation.run("demo")
+    assert (refused.returncode, "`sieis down` stops it" in refused.stderr) == (1, True), refused.stderr
+    assert installation.run("down").returncode == 0
+    refused = installation.run("demo")
+    assert (refused.returncode, "not only a demo's" in refused.stderr) == (1, True), refused.stderr
+    assert (installation.data_dir / "timeline.json").exists()
