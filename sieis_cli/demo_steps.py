@@ -112,7 +112,16 @@ class Demo:
         profile: Profile = settings.profile or "embedded"
         self._real = settings
         #: What makes the installation the demo's: whoever is given these sees what it did.
-        self._places: dict[str, Any] = {"profile": profile, "data_dir": settings.data_dir, "anchor_date": anchor}
+        self._places: dict[str, Any] = {
+            "profile": profile,
+            "data_dir": settings.data_dir,
+            "anchor_date": anchor,
+            # No real files are taken in, real consumers asked, people told; no runs are carried out elsewhere.
+            "inbox_dir": settings.data_dir / "inbox",
+            "metrics_urls": "",
+            "alert_urls": SecretStr(""),
+            "dagster_code": "",
+        }
         if profile == "services":
             from sieis_cli.demo_servers import own_places
 

@@ -20,7 +20,7 @@ Profile = Literal["embedded", "services"]
 #: What moves a part to a server; the embedded profile leaves it unset. (Archive and marts: where they are on s3://.)
 SERVER_ADDRESSES: Final = (
     *("kafka_bootstrap", "influx_url", "redis_url"),
-    *("state_url", "dagster_database_url", "mlflow_database_url", "mlflow_uri"),
+    *("state_url", "dagster_database_url", "mlflow_database_url", "mlflow_uri", "dagster_code"),
 )
 
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from sieis_cli.context import load_settings
 from sieis_cli.demo_servers import DemoServersError, own_places
+from sieis_cli.demo_steps import Demo
 from sieis_cli.main import app
 from sieis_cli.profile import ProfileError, require_servers
 from sieis_platform.defs.resources import PlatformResource
@@ -84,9 +85,9 @@ def test_setup_can_make_the_token_where_it_has_the_operators() -> None:
     require_servers(load_settings())
 
 
-def test_every_address_that_moves_a_part_to_a_server_is_asked_for_but_mlflows_own_server() -> None:
+def test_every_address_that_moves_a_part_to_a_server_is_asked_for_but_our_own_servers() -> None:
     asked = {name.removeprefix("SIEIS_").lower() for name in SERVERS}
-    assert set(SERVER_ADDRESSES) - asked == {"mlflow_uri"}
+    assert set(SERVER_ADDRESSES) - asked == {"mlflow_uri", "dagster_code"}
 
 
 def test_whoever_brings_the_servers_up_need_not_name_them() -> None:
@@ -103,7 +104,8 @@ def test_a_command_is_refused_before_it_does_anything(tmp_path: Path) -> None:
 
 # -- embedded, and none ------------------------------------------------------------------------------------------------
 def test_the_embedded_profile_ignores_every_server() -> None:
-    write_env(SIEIS_PROFILE="embedded", SIEIS_MLFLOW_URI="http://mlflow:5001", SIEIS_FLEET_SIZE="7", **SERVERS)
+    ours = {"SIEIS_MLFLOW_URI": "http://mlflow:5001", "SIEIS_DAGSTER_CODE": "code:4000"}
+    write_env(SIEIS_PROFILE="embedded", SIEIS_FLEET_SIZE="7", **ours, **SERVERS)
     settings = load_settings()
     assert {name for name in SERVER_ADDRESSES if getattr(settings, name)} == set()
     assert settings.embedded_broker
@@ -153,6 +155,25 @@ def test_everything_the_demo_keeps_on_servers_has_another_name() -> None:
         before, after = (getattr(one, name).get_secret_value() for one in (real, demo))
         assert after == before.removesuffix(database) + f"{database}_demo"
     assert demo.kafka_bootstrap == real.kafka_bootstrap
+
+
+@pytest.mark.parametrize("profile", ["", "embedded", "services"])
+def test_the_demo_takes_in_asks_and_tells_nobody_elses(profile: str, tmp_path: Path) -> None:
+    elsewhere = {
+        "SIEIS_INBOX_DIR": str(tmp_path / "real-inbox"),
+        "SIEIS_METRICS_URLS": "http://real:9108/metrics",
+        "SIEIS_ALERT_URLS": "json://real",
+        "SIEIS_DAGSTER_CODE": "real:4000",
+    }
+    write_env(SIEIS_PROFILE=profile, **elsewhere, **SERVERS)
+    demo = Demo(load_settings(), Path("readings.txt"))
+    # What its steps are started with, which `.env` must not outdo.
+    given = {name.removeprefix("SIEIS_").lower(): text for name, text in demo._environment().items()}
+    step = Settings(**given)  # type: ignore[arg-type]
+    assert step.inbox_location == tmp_path / "var" / "inbox"
+    assert step.consumer_metrics == [f"http://127.0.0.1:{step.metrics_port}/metrics"]
+    assert step.alert_urls is not None
+    assert step.alert_urls.get_secret_value() == step.dagster_code == ""
 
 
 def test_an_archive_whose_path_repeats_its_bucket_keeps_the_path() -> None:
