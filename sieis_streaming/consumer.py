@@ -196,7 +196,9 @@ class SinkConsumer:
             for message in messages:
                 if (error := message.error()) is not None:
                     self._broker_error(error)
-        if good:
+        # Until the sink has taken the partitions over, what comes is of the assignment before: perhaps of a topic that
+        # is no more, under whose successor it would be committed. It is read again from where the sink says.
+        if good and not self._pending:
             self._metrics.records_read.labels(self._sink.name).inc(len(good))
             self._sink.add(decode(good, self._settings.max_skew_seconds))
 

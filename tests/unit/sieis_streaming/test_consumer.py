@@ -29,7 +29,7 @@ from sieis_streaming.link import BrokerLink
 from sieis_streaming.metrics import ConsumerMetrics
 from sieis_streaming.sinks import base
 from sieis_streaming.sinks.archive import ArchiveSink
-from sieis_streaming.sinks.base import OffsetRange, PositionMovedError
+from sieis_streaming.sinks.base import IncarnationChangedError, OffsetRange, PositionMovedError
 from sieis_streaming.sinks.hot import HotSink
 from tests.faults.harness import eventually, platform
 from tests.unit.sieis_streaming.conftest import Record, Topic
@@ -212,6 +212,40 @@ def test_moved_positions_are_taken_up_anew_from_where_the_sink_says(topic: Topic
         eventually(lambda: len(sink.stored) >= 5, "the records behind it", 20)
     assert sink.stored == [(0, offset) for offset in range(7, 12)]
     assert [ranges[0] for ranges in sink.assigned] == [OffsetRange(0, 10)] * 2
+
+
+def test_nothing_is_taken_between_a_topic_made_again_and_taking_its_partitions_over(topic: Topic) -> None:
+    """What is still fetched belongs to the old topic, and would be committed as the new one's."""
+    happened: list[str] = []
+
+    class Watched(RecordingSink):
+        def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
+            happened.append("assigned")
+            return super().assign(ranges)
+
+        def revoke(self, partitions: list[int]) -> None:
+            happened.append("revoked")
+            super().revoke(partitions)
+
+        def add(self, decoded: Decoded) -> None:
+            happened.append("added")
+            super().add(decoded)
+
+    sink = Watched()
+
+    def made_again_once() -> None:
+        sink.fault, sink.starts = (lambda: None), {0: 0}
+        raise IncarnationChangedError("made again under us")
+
+    sink.fault = made_again_once
+    topic.send(*readings(0, 30))
+    # Small polls, so that more of the old topic waits when the change is seen.
+    settings = topic.settings.model_copy(update={"poll_records": 5, "poll_records_loaded": 5})
+    with running(consumer(sink, settings, ConsumerMetrics())):
+        eventually(lambda: len(sink.stored) >= 30, "all records", 20)
+    changed = happened.index("revoked")
+    assert happened[: changed + 2] == ["assigned", "added", "revoked", "assigned"]
+    assert sink.stored == [(0, offset) for offset in range(30)]
 
 
 def test_partitions_taken_up_anew_while_paused_are_read_on(topic: Topic) -> None:
