@@ -30,6 +30,10 @@ log = structlog.get_logger(__name__)
 _STOP_FLUSH_SECONDS: Final = 7.0
 _WATERMARK_SECONDS: Final = 5.0
 _LAG_EVERY_SECONDS: Final = 1.0
+# librdkafka learns the ends of partitions from fetches, and what is paused is not fetched: then the broker is asked,
+# with so much time for all partitions together, as polling waits for it.
+_LAG_PAUSED_EVERY_SECONDS: Final = 5.0
+_LAG_PAUSED_ANSWER_SECONDS: Final = 1.0
 _LOCATE_SECONDS: Final = 1.0
 # A topic made again gives no callback. One metadata request in this time is nothing to a broker; what was read of the
 # new topic meanwhile is read again from its first record.
@@ -152,7 +156,9 @@ class SinkConsumer:
     def _close(self) -> None:
         consumer, self._consumer = self._consumer, None
         self._sink.revoke(self._owned)
+        self._forget(self._owned)
         self._owned, self._pending, self._paused = [], [], False
+        self._metrics.assigned.labels(self._sink.name).set(0)
         if consumer is not None:
             consumer.close()
 
@@ -169,6 +175,7 @@ class SinkConsumer:
         )
         self._take(messages)
         if self._backoff.waiting():
+            self._report_lag()
             return
         try:
             if self._pending:
@@ -179,6 +186,7 @@ class SinkConsumer:
         except (PositionMovedError, IncarnationChangedError) as error:
             self._count(error)
             self._sink.revoke(self._owned)
+            self._forget(self._owned)
             self._pending, self._owned = self._owned, []
         except RetriableError as error:
             self._count(error, retry_seconds=round(self._backoff.failed(error), 2))
@@ -276,6 +284,8 @@ class SinkConsumer:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Nothing is fetched until the sink has said from where: that may take a store that is down right now.
         consumer.assign([])
+        self._forget(self._owned)
+        self._metrics.assigned.labels(self._sink.name).set(0)
         self._pending, self._owned = sorted(part.partition for part in partitions), []
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -296,6 +306,7 @@ class SinkConsumer:
     def _drop(self, partitions: list[TopicPartition]) -> None:
         gone = [part.partition for part in partitions]
         self._sink.revoke(gone)
+        self._forget(gone)
         self._owned = [partition for partition in self._owned if partition not in gone]
         self._pending = [partition for partition in self._pending if partition not in gone]
         self._metrics.assigned.labels(self._sink.name).set(len(self._owned))
@@ -333,6 +344,7 @@ class SinkConsumer:
         if self._paused and self._consumer is not None:
             self._consumer.resume(self._consumer.assignment())
             self._paused = False
+            self._lag_at = time.monotonic() + _LAG_EVERY_SECONDS  # by then the first fetch has told the ends
             log.info("the store answers again", sink=self._sink.name)
 
     # -- what is seen from outside -------------------------------------------------------------------------------
@@ -340,16 +352,53 @@ class SinkConsumer:
         self._metrics.errors.labels(self._sink.name, type(error).__name__).inc()
         log.warning("will be tried again", sink=self._sink.name, kind=type(error).__name__, error=str(error), **more)
 
+    def _forget(self, partitions: Sequence[int]) -> None:
+        """Say nothing more of partitions that are not ours: what this process last saw of them is true no longer."""
+        for gauge in (self._metrics.lag, self._metrics.end, self._metrics.stored):
+            for partition in partitions:
+                gauge.remove(self._sink.name, partition)
+
     def _report_lag(self) -> None:
         if time.monotonic() < self._lag_at or self._consumer is None or not self._owned:
             return
-        self._lag_at = time.monotonic() + _LAG_EVERY_SECONDS
         topic = self._settings.kafka_topic
-        for part in self._consumer.position([TopicPartition(topic, partition) for partition in self._owned]):
-            _low, high = self._consumer.get_watermark_offsets(part, cached=True)
+        parts = self._consumer.position([TopicPartition(topic, partition) for partition in self._owned])
+        try:
+            highs = self._ends(parts) if self._paused else self._fetched_ends(parts)
+        except BrokerUnavailableError as error:
+            self._count(error)
+            highs = []
+        for part, high in zip(parts, highs, strict=False):
             if high >= 0 and part.offset >= 0:
                 self._metrics.lag.labels(self._sink.name, part.partition).set(max(0, high - part.offset))
                 self._metrics.end.labels(self._sink.name, part.partition).set(high)
+        self._lag_at = time.monotonic() + (_LAG_PAUSED_EVERY_SECONDS if self._paused else _LAG_EVERY_SECONDS)
+
+    def _fetched_ends(self, parts: Sequence[TopicPartition]) -> list[int]:
+        """The ends as the last fetches told them; negative where none has."""
+        assert self._consumer is not None  # noqa: S101 - the caller looked
+        return [self._consumer.get_watermark_offsets(part, cached=True)[1] for part in parts]
+
+    def _ends(self, parts: Sequence[TopicPartition]) -> list[int]:
+        """The ends as the broker tells them now: of as many of `parts` as it does in time.
+
+        Raises: BrokerUnavailableError.
+        """
+        assert self._consumer is not None  # noqa: S101 - the caller looked
+        deadline = time.monotonic() + _LAG_PAUSED_ANSWER_SECONDS
+        highs: list[int] = []
+        for part in parts:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                highs.append(self._consumer.get_watermark_offsets(part, timeout=left)[1])
+            except KafkaException as error:
+                raise BrokerUnavailableError(
+                    f"the broker did not tell the end of {part.topic} [{part.partition}]: {error.args[0].str()}; the "
+                    "lag shown is that of before"
+                ) from error
+        return highs
 
 
 def run(consumers: Sequence[Callable[[threading.Event], None]], stop: threading.Event) -> None:

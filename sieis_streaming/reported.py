@@ -118,10 +118,10 @@ def _add(sinks: dict[str, SinkReport], samples: Iterable[Sample]) -> dict[str, i
         report = sinks.setdefault(labels["sink"], SinkReport())
         if attribute := _OFFSETS.get(name):
             offsets: dict[int, int] = getattr(report, attribute)
-            # A process that gave a partition away still tells what it last saw: the one further on is its owner.
+            # A process says nothing of a partition it gave away. While one moves, two may: an offset further on is
+            # newer, and of two lags the larger is told, so that none is hidden.
             partition = int(labels["partition"])
-            farther = min if attribute == "lag" else max
-            offsets[partition] = farther(offsets.get(partition, int(value)), int(value))
+            offsets[partition] = max(offsets.get(partition, int(value)), int(value))
         elif attribute := _COUNTS.get(name):
             setattr(report, attribute, getattr(report, attribute) + int(value))
         elif name == "sieis_last_event_timestamp_seconds" and value > 0:

@@ -175,6 +175,57 @@ def test_a_store_that_is_down_pauses_and_everything_arrives_once_it_answers(topi
     assert len(sink.assigned) == 1, "the group was left while the store was down"
 
 
+def gauge(metrics: ConsumerMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, {"sink": "archive", **labels})
+
+
+def test_the_lag_rises_while_the_store_is_down(topic: Topic) -> None:
+    """A paused partition is not fetched, and only fetches tell its end by themselves."""
+    sink, metrics = RecordingSink(), ConsumerMetrics()
+    sink.fault = raising(StoreDownError("the store is down", retry_after_seconds=3_600))
+    topic.send(*readings(0, 20))
+    with running(consumer(sink, topic.settings, metrics)):
+        eventually(lambda: gauge(metrics, "sieis_errors_total", kind="StoreDownError") == 1, "a failed flush", 20)
+        read = gauge(metrics, "sieis_records_read_total")
+        topic.send(*readings(20, 500))
+        lag = lambda: gauge(metrics, "sieis_lag_records", partition="0")  # noqa: E731
+        eventually(lambda: lag() == 520 - (read or 0), "what was sent meanwhile to be in the lag", 20)
+        assert gauge(metrics, "sieis_end_offset", partition="0") == 520
+        sink.fault = lambda: None
+    assert gauge(metrics, "sieis_errors_total", kind="BrokerUnavailableError") is None
+
+
+def test_nothing_is_told_of_partitions_that_were_given_away(topic: Topic) -> None:
+    sinks = [RecordingSink() for _ in range(2)]
+    metrics = [ConsumerMetrics() for _ in sinks]
+    told = ("sieis_lag_records", "sieis_end_offset", "sieis_stored_offset")
+
+    def of(number: int) -> dict[str, set[int]]:
+        return {
+            name: {part for part in range(4) if gauge(metrics[number], name, partition=str(part)) is not None}
+            for name in told
+        }
+
+    def all_of(parts: set[int]) -> dict[str, set[int]]:
+        return dict.fromkeys(told, parts)
+
+    for part in range(4):
+        topic.send(*readings(10 * part, 5), partition=part)
+    with running(consumer(sinks[0], topic.settings, metrics[0])):
+        eventually(lambda: of(0) == all_of(set(range(4))), "the first to tell of all", 20)
+        with running(consumer(sinks[1], topic.settings, metrics[1])):
+            eventually(lambda: gauge(metrics[1], "sieis_assigned_partitions") == 2, "the second to have its half", 30)
+            eventually(lambda: gauge(metrics[0], "sieis_assigned_partitions") == 2, "the first to have its half", 30)
+            theirs = set(sinks[1].assigned[-1])
+            assert all(parts.isdisjoint(theirs) for parts in of(0).values())
+            for part in range(4):
+                topic.send(*readings(100 + 10 * part, 5), partition=part)
+            eventually(lambda: of(0) == all_of(set(range(4)) - theirs), "the first to tell of its own", 20)
+            eventually(lambda: of(1) == all_of(theirs), "the second to tell of its own", 20)
+        assert gauge(metrics[1], "sieis_assigned_partitions") == 0
+        assert of(1) == all_of(set())
+
+
 def test_a_store_that_asks_to_be_left_alone_is_until_a_stop(topic: Topic) -> None:
     busy, down, metrics = RecordingSink("hot"), RecordingSink("archive"), ConsumerMetrics()
     tries: list[str] = []
