@@ -89,6 +89,8 @@ def started_over(real: Settings, demo: Settings) -> Iterator[str]:
         for name in dict.fromkeys(bucket_of(uri) for uri in (demo.archive_uri, demo.marts_uri)):
             make_bucket(demo, name)
             empty_bucket(demo, name, mark=_MARK)
+        # The first use makes a bucket that says of nobody that he made it: it must be the installation's.
+        influx.first_use(real)
         influx.remove(demo, description=MADE_BY)
         token = influx.prepare(demo, description=MADE_BY)
         for name in _DATABASES:

@@ -47,6 +47,17 @@ def prepare(settings: Settings, *, description: str = "") -> str:
         return _token(client, org, buckets)
 
 
+def first_use(settings: Settings) -> None:
+    """Set up an InfluxDB that nobody has set up yet, as `prepare` does; any other stays as it is.
+
+    The bucket that comes with it belongs to whom these settings are.
+
+    Raises: HotStoreError, HotStoreUnavailableError.
+    """
+    with _operating(settings) as (client, operator):
+        _first_use(client, settings, operator)
+
+
 def remove(settings: Settings, *, description: str) -> None:
     """Remove the buckets of the settings with all they hold, and the tokens made for them; missing ones are no error.
 
@@ -54,8 +65,9 @@ def remove(settings: Settings, *, description: str) -> None:
 
     Raises: ForeignBucketError, HotStoreError, HotStoreUnavailableError.
     """
-    with _operating(settings) as (client, operator):
-        _first_use(client, settings, operator)
+    with _operating(settings) as (client, _operator):
+        if client.api("GET", "/setup")["allowed"]:
+            return  # nobody has set it up: it holds nothing
         org = _organisation(client, settings.influx_org)
         names = (settings.influx_bucket, settings.influx_hourly_bucket)
         found = [bucket for bucket in _pages(client, "/buckets", "buckets", {"orgID": org}) if bucket["name"] in names]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 
 from sieis_platform.settings import Settings
 from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError
-from sieis_platform.stores.influx.setup import prepare
+from sieis_platform.stores.influx.setup import ForeignBucketError, first_use, prepare, remove
 from sieis_platform.stores.open import open_hot
 from tests.influxdb import Buckets
 from tests.unit.sieis_platform.stores.influx.test_server import one
@@ -73,21 +74,42 @@ def test_its_token_serves_the_hot_store_and_nothing_else(buckets: Buckets, tmp_p
         least.api("POST", "/authorizations", body={"orgID": org, "permissions": everything})
 
 
-def test_a_server_that_nobody_has_set_up_is(buckets: Buckets, tmp_path: Path) -> None:
+@pytest.fixture
+def fresh(buckets: Buckets, tmp_path: Path) -> Iterator[Instance]:
+    """A server that nobody has set up yet, as docker compose starts it."""
+
     class Untouched(InfluxDB):
         def first_use(self, place: Place) -> None:
             pass
 
     place = dataclasses.replace(buckets.server.place, folder=tmp_path / "influxdb", ports=ports.choose(["main"]))
-    fresh = Instance(Untouched(), place)
-    fresh.start()
-    try:
-        wanted = settings(fresh, tmp_path)
-        token = prepare(wanted)
-        open_hot(wanted.model_copy(update={"influx_token": SecretStr(token)})).ping()
-        assert prepare(wanted) == token
-    finally:
-        fresh.stop()
+    server = Instance(Untouched(), place)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_server_that_nobody_has_set_up_is(fresh: Instance, tmp_path: Path) -> None:
+    wanted = settings(fresh, tmp_path)
+    token = prepare(wanted)
+    open_hot(wanted.model_copy(update={"influx_token": SecretStr(token)})).ping()
+    assert prepare(wanted) == token
+
+
+def test_a_demo_may_be_the_first_to_use_a_server_and_start_over_on_it(fresh: Instance, tmp_path: Path) -> None:
+    org = fresh.credentials["org"]
+    real = settings(fresh, tmp_path, influx_org=org)
+    names = {"influx_bucket": "sensor_data-demo", "influx_hourly_bucket": "sensor_data_hourly-demo"}
+    demo = settings(fresh, tmp_path, influx_org=org, **names)
+    remove(demo, description="by a demo")  # sets nothing up
+    for _ in range(2):
+        first_use(real)
+        remove(demo, description="by a demo")
+        token = prepare(demo, description="by a demo")
+        open_hot(demo.model_copy(update={"influx_token": SecretStr(token)})).ping()
+    assert set(retentions(Buckets(fresh), org)) == {"sensor_data", *names.values()}
+    with pytest.raises(ForeignBucketError):
+        remove(real, description="by a demo")
 
 
 def test_what_is_missing_is_said(buckets: Buckets, tmp_path: Path) -> None:
