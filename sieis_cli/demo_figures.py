@@ -19,9 +19,9 @@ class Figures:
     families: list[Metric]
 
     @classmethod
-    def of(cls, port: int) -> Self:
-        """Those that the consumer on this machine serves now. Raises: httpx.TransportError."""
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    def of(cls, url: str) -> Self:
+        """Those that the consumer serves now at `url`. Raises: httpx.TransportError."""
+        text = httpx.get(url, trust_env=False).text
         return cls(list(text_string_to_metric_families(text)))
 
     def value(self, name: str, **labels: str) -> float:

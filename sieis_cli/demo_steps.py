@@ -318,7 +318,7 @@ class Demo:
         """The consumer's figures once `holds` for both stores."""
         deadline = time.monotonic() + _STREAM_SECONDS
         while True:
-            figures = Figures.of(self._settings.metrics_port)
+            figures = Figures.of(self._settings.consumer_metrics[0])
             if all(holds(figures, sink) for sink in ("hot", "archive")):
                 return figures
             if time.monotonic() > deadline:

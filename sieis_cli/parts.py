@@ -18,7 +18,7 @@ from sieis_cli.names import Name
 from sieis_cli.supervisor import Part
 from sieis_platform.defs.operations.home import environment, prepare_workspace
 from sieis_platform.errors import FatalError
-from sieis_platform.settings import Settings
+from sieis_platform.settings import Settings, reached_at
 from sieis_platform.telemetry import SWITCHES
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -101,22 +101,28 @@ def _broker(settings: Settings, _wanted: Sequence[Name]) -> Described:
 
 
 def _consumer(settings: Settings, _wanted: Sequence[Name]) -> Described:
-    url = f"http://{_LOOPBACK}:{settings.metrics_port}/metrics"
+    url = f"{reached_at(settings.metrics_host, settings.metrics_port)}/metrics"
     return Described(
         part=Part(name=Name.CONSUMER, command=_sieis("consume"), ready=_answers(url), stop_stage=1),
         does="stream into hot store and archive; metrics",
         url=url,
+        host=settings.metrics_host,
         port=settings.metrics_port,
         port_setting="SIEIS_METRICS_PORT",
     )
 
 
 def _simulator(settings: Settings, _wanted: Sequence[Name]) -> Described:
-    url = f"http://{_LOOPBACK}:{settings.simulator_port}/status"
+    url = f"{reached_at(settings.simulator_host, settings.simulator_port)}/status"
     return Described(
-        part=Part(name=Name.SIMULATOR, command=[*_sieis("simulate"), *catch_up(settings)], ready=_answers(url)),
+        part=Part(
+            name=Name.SIMULATOR,
+            command=[*_sieis("simulate"), *catch_up(settings)],
+            ready=_answers(url, host="localhost"),  # it answers to local names only, wherever it listens
+        ),
         does="readings onto the stream; its control API",
         url=url,
+        host=settings.simulator_host,
         port=settings.simulator_port,
         port_setting="SIEIS_SIMULATOR_PORT",
     )
@@ -259,10 +265,13 @@ def _at_once() -> bool:
     return True
 
 
-def _answers(url: str) -> Callable[[], bool]:
+def _answers(url: str, *, host: str = "") -> Callable[[], bool]:
+    """Whether `url` answers, asked by the name `host` where one is given."""
+    headers = {"Host": host} if host else {}
+
     def answers() -> bool:
         try:
-            return httpx.get(url, timeout=_ANSWER_SECONDS, trust_env=False).is_success
+            return httpx.get(url, headers=headers, timeout=_ANSWER_SECONDS, trust_env=False).is_success
         except httpx.TransportError:
             return False
 
@@ -286,7 +295,8 @@ def _daemons_healthy(graphql: str) -> Callable[[], bool]:
 def _refusal(host: str, port: int) -> str:
     """Why a server could not listen there; empty where it could."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
         with socket.socket(family) as probe:
             # As the servers do: connections of the last run that linger in TIME_WAIT do not count as taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

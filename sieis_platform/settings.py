@@ -452,13 +452,20 @@ class Settings(BaseSettings):
         """Addresses of the consumers' metrics."""
         if self.metrics_urls:
             return [url.strip() for url in self.metrics_urls.split(",")]
-        host = "127.0.0.1" if self.metrics_host in ("", "0.0.0.0", "::") else self.metrics_host  # noqa: S104 - not bound here
-        return [f"http://{host}:{self.metrics_port}/metrics"]
+        return [f"{reached_at(self.metrics_host, self.metrics_port)}/metrics"]
 
     @property
     def api_url(self) -> str:
         """Address at which a client on this machine reaches the API."""
-        return f"http://127.0.0.1:{self.api_port}"
+        return reached_at(self.api_host, self.api_port)
+
+
+def reached_at(host: str, port: int) -> str:
+    """http://HOST:PORT at which this machine reaches what listens on `host`: on all addresses, or on that one."""
+    if host in ("", "0.0.0.0", "::", "[::]"):  # noqa: S104 - not bound here
+        host = "127.0.0.1"
+    bare = host.strip("[]")
+    return f"http://[{bare}]:{port}" if ":" in bare else f"http://{bare}:{port}"
 
 
 def _revealed(secret: SecretStr | None) -> str:

@@ -51,6 +51,19 @@ def test_no_part_is_ready_while_nothing_runs(settings):
         assert part.part.ready() is False, part.part.name
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"), [(Name.API, "api"), (Name.CONSUMER, "metrics"), (Name.SIMULATOR, "simulator")]
+)
+def test_a_part_on_another_address_is_asked_and_looked_for_there(settings, name, setting):
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        there = {f"{setting}_host": "127.0.0.2", f"{setting}_port": taken.getsockname()[1]}
+        (part,) = describe(settings.model_copy(update=there), [name])
+        assert part.url.startswith(f"http://127.0.0.2:{part.port}/")
+        with pytest.raises(PortTakenError, match=f"port {part.port} .* is taken"):
+            check_ports([part])
+    check_ports([part])
+
+
 def test_an_address_this_machine_does_not_have_is_not_called_taken(settings):
     parts = describe(settings.model_copy(update={"api_host": "192.0.2.1"}), [Name.API])  # TEST-NET-1
     with pytest.raises(PortTakenError, match=r"cannot be listened on at 192\.0\.2\.1"):

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from sieis_platform.defs.resources import PlatformResource
-from sieis_platform.settings import Settings
+from sieis_platform.settings import Settings, reached_at
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,21 @@ def test_marts_inside_the_archives_folder_are_refused(marts: str) -> None:
 def test_tables_side_by_side_are_fine() -> None:
     for archive, marts in (("s3://a", "s3://a-marts"), ("s3://b/archive", "s3://b/archive-marts"), ("/v/a", "/v/b")):
         Settings(_env_file=None, archive_uri=archive, marts_uri=marts)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://127.0.0.1:80"),
+        ("", "http://127.0.0.1:80"),
+        ("192.0.2.7", "http://192.0.2.7:80"),
+        ("::1", "http://[::1]:80"),
+        ("[::1]", "http://[::1]:80"),
+    ],
+)
+def test_what_listens_on_an_address_is_reached_there(host: str, address: str) -> None:
+    assert reached_at(host, 80) == address
+    settings = Settings(_env_file=None, api_host=host, api_port=80, metrics_host=host, metrics_port=80)  # pyright: ignore[reportCallIssue]
+    assert (settings.api_url, settings.consumer_metrics) == (address, [f"{address}/metrics"])

@@ -8,6 +8,8 @@ import httpx
 import polars as pl
 import pytest
 
+from sieis_cli.names import Name
+from sieis_cli.parts import describe
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.state import State
@@ -50,6 +52,14 @@ def test_the_status_says_where_it_is(client: httpx.Client) -> None:
     assert status["speed"] == 100
     assert status["dataset_day"] == "2026-02-19"
     assert {"position", "emitted", "delivered", "records_per_second", "lag_seconds", "mode", "motes"} <= status.keys()
+
+
+def test_sieis_up_finds_it_wherever_it_listens(simulator: Simulator, tmp_path: Path) -> None:
+    with ControlServer(simulator, 0, "127.0.0.2") as server:
+        settings = Settings(data_dir=tmp_path, simulator_host="127.0.0.2", simulator_port=server.port, _env_file=None)
+        (part,) = describe(settings, [Name.SIMULATOR])
+        assert part.part.ready()
+    assert not part.part.ready()
 
 
 def test_pause_resume_and_speed(client: httpx.Client) -> None:
