@@ -266,7 +266,10 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="Address the consumer's metrics are served on.")
     metrics_port: int = Field(9108, ge=1, le=65535, description="Port of the consumer's Prometheus metrics.")
     mlflow_uri: str = Field(
-        "", description="Address of an MLflow tracking server; empty: MLflow's database is used without one."
+        "",
+        pattern=r"^(https?://[^/@?#\s]+(/[^@?#\s]*)?)?$",
+        description="Address of an MLflow tracking server, without credentials; empty: MLflow's database is used "
+        "without one.",
     )
     mlflow_database_url: SecretStr | None = Field(
         None, description="MLflow's database (postgresql+psycopg://…); unset: SQLite in the data directory."

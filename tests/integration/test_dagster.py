@@ -204,15 +204,16 @@ def _day_of_readings(day: dt.date, motes: int = 3) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One MLflow database for all small installations: it takes seconds to make."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.sqlite'}"
 
 
 @pytest.fixture
-def small(tmp_path: Path, mlflow_uri: str) -> Settings:
+def small(tmp_path: Path, mlflow_database: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """An installation with two complete days of three motes."""
-    settings = Settings(data_dir=tmp_path, mlflow_uri=mlflow_uri)
+    monkeypatch.setenv("SIEIS_MLFLOW_DATABASE_URL", mlflow_database)  # a secret: resources take it from there
+    settings = Settings(data_dir=tmp_path)
     _archive(settings, pl.concat([_day_of_readings(day) for day in _days()]))
     return settings
 

@@ -52,3 +52,13 @@ def test_what_listens_on_an_address_is_reached_there(host: str, address: str) ->
     assert reached_at(host, 80) == address
     settings = Settings(_env_file=None, api_host=host, api_port=80, metrics_host=host, metrics_port=80)  # pyright: ignore[reportCallIssue]
     assert (settings.api_url, settings.consumer_metrics) == (address, [f"{address}/metrics"])
+
+
+@pytest.mark.parametrize("name", ["mlflow_uri", "influx_url"])
+def test_an_address_that_is_shown_holds_no_password(name: str) -> None:
+    for address in ("http://mlflow:5001", "https://mlflow.example/tracking/"):
+        assert getattr(Settings(_env_file=None, **{name: address}), name) == address  # pyright: ignore
+    for address in ("http://user:hunter2@mlflow:5001", "https://mlflow/?token=hunter2", "postgresql://u:hunter2@db/m"):
+        with pytest.raises(ValidationError) as refused:
+            Settings(_env_file=None, **{name: address})  # pyright: ignore
+        assert "hunter2" not in str(refused.value)
