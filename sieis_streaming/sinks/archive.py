@@ -63,11 +63,6 @@ class ArchiveSink:
         self._rows = 0
         self._oldest: float | None = None
 
-    @property
-    def incarnation(self) -> str:
-        """Incarnation of the topic under which the owned partitions were assigned."""
-        return self._incarnation
-
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
         """Read on where the table stands, not where Kafka's commit does."""
         self._incarnation = self._link.incarnation()
