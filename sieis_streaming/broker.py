@@ -28,9 +28,6 @@ from sieis_platform.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-EMBEDDED_PARTITIONS: Final = 4
-"""Partitions of a topic on the embedded broker: its default, and it answers no CreateTopics."""
-
 _METADATA_SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 0.5  # loopback answers or refuses in far less
 _LOOK_SECONDS: Final = 0.05  # how often the address file is looked at while waiting

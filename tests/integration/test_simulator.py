@@ -21,9 +21,10 @@ from sieis_platform.reading import Message
 from sieis_platform.settings import Settings
 from sieis_platform.state import State
 from sieis_platform.timeline import DAY_NS
-from sieis_streaming.broker import EMBEDDED_PARTITIONS, EmbeddedBroker, client_config, locate
+from sieis_streaming.broker import EmbeddedBroker, client_config, locate
 from sieis_streaming.dataset import open_dataset
 from sieis_streaming.simulator import Plan, Simulator, Summary
+from tests.broker import EMBEDDED_PARTITIONS
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "intel_lab" / "data.txt.gz"
 FIRST = dt.date(2004, 2, 28)

@@ -12,7 +12,8 @@ import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from sieis_platform.settings import Settings
-from sieis_streaming.broker import EMBEDDED_PARTITIONS, BrokerAddress, EmbeddedBroker, client_config, locate
+from sieis_streaming.broker import BrokerAddress, EmbeddedBroker, client_config, locate
+from tests.broker import EMBEDDED_PARTITIONS
 
 _numbers = itertools.count()
 

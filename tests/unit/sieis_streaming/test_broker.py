@@ -20,7 +20,6 @@ from confluent_kafka.admin import AdminClient, TopicDescription
 
 from sieis_platform.settings import Settings
 from sieis_streaming.broker import (
-    EMBEDDED_PARTITIONS,
     BrokerAddress,
     BrokerError,
     BrokerRunningError,
@@ -33,6 +32,7 @@ from sieis_streaming.broker import (
     incarnation,
     locate,
 )
+from tests.broker import EMBEDDED_PARTITIONS
 from tests.faults.harness import eventually
 
 

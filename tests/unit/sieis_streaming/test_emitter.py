@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from sieis_platform.reading import FIELDS, READING_SCHEMA, Message
 from sieis_platform.settings import Settings
-from sieis_streaming.broker import EMBEDDED_PARTITIONS, BrokerUnavailableError, EmbeddedBroker, client_config, locate
+from sieis_streaming.broker import BrokerUnavailableError, EmbeddedBroker, client_config, locate
 from sieis_streaming.emitter import DeliveryError, Emitter, encode
 from sieis_streaming.replay import Cursor
+from tests.broker import EMBEDDED_PARTITIONS
 
 START = 1_771_502_399_123_456_000
 

@@ -15,9 +15,10 @@ from sieis_platform.reading import FIELDS, READING_SCHEMA, Message
 from sieis_platform.settings import Settings
 from sieis_platform.state import SimulatorPosition, State, StateUnavailableError
 from sieis_platform.timeline import DAY_NS, Timeline
-from sieis_streaming.broker import EMBEDDED_PARTITIONS, EmbeddedBroker, client_config, locate
+from sieis_streaming.broker import EmbeddedBroker, client_config, locate
 from sieis_streaming.pace import Clock
 from sieis_streaming.simulator import Plan, Simulator, Status
+from tests.broker import EMBEDDED_PARTITIONS
 
 SECOND = 1_000_000_000
 FIRST = dt.date(2004, 2, 28)
