@@ -1,6 +1,7 @@
 """Operations in Dagster on real instances: alerts, the inbox, rebuilding, runs that grow old, automation."""
 
 import datetime as dt
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +131,35 @@ def test_failed_checks_since_the_last_look_are_alerts(settings: Settings, instan
     assert found == {("check/archive: positions_unique", "failure"), ("check/archive: ranges", "warning")}
     tick(failed_check, settings, instance, cursor)
     assert [stored.repeats for stored in kept(settings)] == [0, 0]
+
+
+def test_a_check_that_fails_after_a_look_at_its_plan_is_an_alert(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of checks are made when a run is planned: a look between that and the evaluation must not count them."""
+    monkeypatch.setenv("SIEIS_INFLUX_TOKEN", "none")
+    away = settings.model_copy(update={"influx_url": "http://127.0.0.1:1"})
+    open_archive(settings).create()
+    run_id, looks = str(uuid.uuid4()), []
+    cursor = tick(failed_check, settings, instance, None).cursor
+
+    def look(event: dg.EventLogEntry) -> None:
+        if event.dagster_event_type is dg.DagsterEventType.RUN_START:
+            assert (
+                instance.event_log_storage.get_asset_check_execution_history(key, limit=1)[0].status.value == "PLANNED"
+            )
+            looks.append(tick(failed_check, settings, instance, cursor).cursor)
+
+    key = dg.AssetCheckKey(dg.AssetKey("hot_store"), "freshness")
+    instance.add_event_listener(run_id, look)
+    job = build_definitions(away).resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(instance=instance, run_id=run_id, op_selection=["hot_store_expectations"])
+    assert result.success
+    assert (len(looks), kept(settings)) == (1, [])
+    tick(failed_check, settings, instance, looks[0])
+    subjects = {stored.alert.subject for stored in kept(settings)}
+    assert subjects == {"check/hot_store: freshness", "check/hot_store: equals_archive"}
+    assert all(run_id in stored.alert.text for stored in kept(settings))
 
 
 def test_alerts_are_delivered_and_told(settings: Settings, instance: dg.DagsterInstance, receiver: Receiver) -> None:

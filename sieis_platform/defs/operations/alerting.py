@@ -3,7 +3,8 @@
 Belongs here: what of Dagster becomes an alert. Not here: cooldown and delivery (sieis_platform.alerts).
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
 import dagster as dg
 import msgspec
@@ -24,6 +25,8 @@ _FAILURES_READ: Final = 20  # failed evaluations of one check between two looks;
 _REASON_CHARACTERS: Final = 1_000
 _RECENT: Final = 5
 _WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster when a run has failed
+
+_Cursor = TypeVar("_Cursor")
 
 _SCHEMA: Final = pl.Schema(
     {
@@ -78,26 +81,44 @@ def _reason(event: dg.DagsterEvent) -> str:
     description="An alert for every failed check: a warning about the building, or a failure of the platform.",
 )
 def failed_check(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
-    """Look at evaluations since the last look; those before the first look are not news."""
+    """Look at evaluations since the last look; those before the first look are not news.
+
+    A row is there from the moment a check is planned, and becomes that of its evaluation later: its number says nothing
+    of when the check failed. The cursor therefore keeps which failed rows were seen.
+    """
     assert context.repository_def is not None  # noqa: S101 - Dagster gives it to a sensor that runs
-    keys = list(context.repository_def.asset_graph.asset_check_keys)
     storage = context.instance.event_log_storage
-    newest = storage.get_latest_asset_check_execution_by_key(keys)
-    seen = {key.to_user_string(): record.id for key, record in newest.items()}
+    failed = {
+        key: storage.get_asset_check_execution_history(
+            key, limit=_FAILURES_READ, status={AssetCheckExecutionRecordStatus.FAILED}
+        )
+        for key in context.repository_def.asset_graph.asset_check_keys
+    }
+    seen = {key.to_user_string(): [one.id for one in records] for key, records in failed.items()}
     text = msgspec.json.encode(seen).decode()
-    if not context.cursor:
+    before = _decoded(context.cursor, dict[str, list[int]])
+    if before is None:
         return dg.SensorResult(skip_reason="from now on failed checks are alerted", cursor=text)
-    before = msgspec.json.decode(context.cursor, type=dict[str, int])
     kept = 0
     with platform.alerts() as alerts:
-        for key, record in newest.items():
-            last = before.get(key.to_user_string(), 0)
-            if record.id > last:
-                failed = storage.get_asset_check_execution_history(
-                    key, limit=_FAILURES_READ, status={AssetCheckExecutionRecordStatus.FAILED}
-                )
-                kept += sum(alerts.raise_alert(_of(one)) for one in reversed(failed) if one.id > last)
+        for key, records in failed.items():
+            new = _new(records, before.get(key.to_user_string(), []))
+            kept += sum(alerts.raise_alert(_of(one)) for one in new)
     return dg.SensorResult(skip_reason=f"{kept} failed check(s) alerted", cursor=text)
+
+
+def _new(failed: Sequence[AssetCheckExecutionRecord], seen: Sequence[int]) -> list[AssetCheckExecutionRecord]:
+    """Those not seen, oldest first; where not all could be seen, none of before those that were."""
+    first = min(seen) if len(seen) >= _FAILURES_READ else 0
+    return [one for one in reversed(failed) if one.id not in seen and one.id > first]
+
+
+def _decoded(cursor: str | None, kind: type[_Cursor]) -> _Cursor | None:
+    """The cursor; None where there is none, or one that an earlier version has left."""
+    try:
+        return msgspec.json.decode(cursor, type=kind) if cursor else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def _of(record: AssetCheckExecutionRecord) -> NewAlert:
