@@ -138,8 +138,10 @@ class HistoricalLoad:
         self._hot = hot
         self._archive = archive
 
-    def load(self, path: Path, on_progress: Callable[[Progress], None] = lambda _: None) -> LoadSummary:
-        """Load `path`, or what is left of it.
+    def load(
+        self, path: Path, on_progress: Callable[[Progress], None] = lambda _: None, *, remembered: bool = True
+    ) -> LoadSummary:
+        """Load `path`, or what is left of it; `remembered` as the data set of this installation, which is replayed.
 
         Raises: SourceError (the file), LoadInProgressError, TimelineError, RetriableError and FatalError of the stores.
         Whatever was committed before stays, and the next call goes on from there.
@@ -158,7 +160,8 @@ class HistoricalLoad:
                     on_progress(Progress(done.prepared.batch.end_offset, facts.end_offset, summary.rows_loaded))
                 if rejected:
                     summary.rejects_file = str(kept.path)
-        remember(self._settings, path, facts.fingerprint)
+        if remembered:
+            remember(self._settings, path, facts.fingerprint)
         summary.rejected, summary.skipped = dict(rejected), dict(skipped)
         summary.seconds = time.monotonic() - started
         return summary

@@ -195,6 +195,7 @@ LINE = "2004-02-28 00:{minute:02}:30.5 {minute} 1 20.5 40.1 100.0 2.6\n"
 
 
 def put(settings: Settings, name: str, text: str | None = None) -> Path:
+    TimelineFile.of(settings).fix(settings, dt.date(2004, 2, 28), 1)  # as a load of the data set does
     path = settings.inbox_location / name
     path.write_text(text or "".join(LINE.format(minute=minute) for minute in range(20)))
     return path
@@ -245,7 +246,6 @@ def test_a_file_that_cannot_be_loaded_now_is_tried_three_times(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     put(settings, "readings.txt")
-    settings.data_dir.mkdir(parents=True)
     (settings.data_dir / "archive").write_text("in the way")  # the store's fault, not the file's
     cursor = tick(inbox, settings, instance, None).cursor
     attempts = 0

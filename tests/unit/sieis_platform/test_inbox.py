@@ -1,5 +1,6 @@
 """The inbox: files are loaded once, moved with what became of them, and left alone while somebody writes them."""
 
+import datetime as dt
 import os
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from sieis_platform.inbox import (
     waiting_files,
 )
 from sieis_platform.settings import Settings
+from sieis_platform.sources.chosen import recall
 from sieis_platform.stores.archive import ArchiveUnavailableError, Commit
 from sieis_platform.stores.open import open_archive, open_hot
+from sieis_platform.timeline import TimelineFile
 
 LINE = "2004-02-28 00:{minute:02}:30.5 {epoch} 1 20.5 40.1 100.0 2.6\n"
 
@@ -25,6 +28,7 @@ LINE = "2004-02-28 00:{minute:02}:30.5 {epoch} 1 20.5 40.1 100.0 2.6\n"
 def settings(tmp_path: Path) -> Settings:
     made = Settings(data_dir=tmp_path / "var", inbox_dir=tmp_path / "inbox", _env_file=None)
     made.inbox_location.mkdir()
+    TimelineFile.of(made).fix(made, dt.date(2004, 2, 28), 1)  # as a load of the data set does
     return made
 
 
@@ -75,6 +79,26 @@ def test_what_holds_no_reading_goes_to_failed_with_the_reason(settings: Settings
     assert "holds no reading" in (failed / "letter.txt.reason.txt").read_text()
 
 
+def test_a_file_of_the_inbox_does_not_become_the_data_set(settings: Settings, tmp_path: Path) -> None:
+    data_set = tmp_path / "data_set.txt"
+    data_set.write_text("".join(LINE.format(minute=minute, epoch=minute) for minute in range(30, 40)))
+    hot = open_hot(settings)
+    HistoricalLoad(settings, hot, open_archive(settings)).load(data_set)
+    hot.close()
+    put(settings)
+    assert load(settings).summary is not None
+    assert recall(settings) == data_set
+
+
+def test_without_a_data_set_a_file_is_refused_and_fixes_nothing(settings: Settings) -> None:
+    TimelineFile.of(settings).path.unlink()
+    put(settings)
+    outcome = load(settings)
+    assert (outcome.summary, outcome.moved_to) == (None, settings.inbox_location / "failed" / "readings.txt")
+    assert "sieis load" in outcome.moved_to.with_name("readings.txt.reason.txt").read_text()
+    assert TimelineFile.of(settings).read() is None
+
+
 def test_unfinished_hidden_and_linked_files_are_not_waiting(settings: Settings, tmp_path: Path) -> None:
     for name in ("a.txt.part", "b.tmp", ".hidden", "c.txt~"):
         put(settings, name)
@@ -101,8 +125,8 @@ def test_a_file_written_to_while_it_is_loaded_stays(settings: Settings, monkeypa
     path = put(settings)
     real = HistoricalLoad.load
 
-    def load_then_touch(self: HistoricalLoad, source: Path) -> object:
-        summary = real(self, source)
+    def load_then_touch(self: HistoricalLoad, source: Path, *, remembered: bool) -> object:
+        summary = real(self, source, remembered=remembered)
         os.utime(path, ns=(1, 1))
         return summary
 
