@@ -20,7 +20,7 @@ from sieis_platform.defs.operations.run_history import delete_old_runs
 from sieis_platform.defs.partitions import Window, today
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.settings import Settings
-from sieis_platform.state import State, StoredAlert
+from sieis_platform.state import State, StateUnavailableError, StoredAlert
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 from sieis_platform.timeline import TimelineFile
 from tests.receiver import Receiver
@@ -82,33 +82,69 @@ def kept(settings: Settings) -> list[StoredAlert]:
 def failed(
     settings: Settings, instance: dg.DagsterInstance, tags: dict[str, str] | None = None
 ) -> dg.ExecuteInProcessResult:
-    """A run that fails because there is no archive, told to the sensor."""
+    """A run that fails because there is no archive."""
     job = build_definitions(settings).resolve_job_def("observe_archive")
-    result = job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
-    failure = next(event for event in result.all_events if event.event_type_value == "PIPELINE_FAILURE")
-    context = dg.build_run_status_sensor_context(
-        sensor_name=failed_run.name,
-        dagster_instance=instance,
-        dagster_run=result.dagster_run,
-        dagster_event=failure,
-        resources={"platform": PlatformResource.of(settings)},
-    ).for_run_failure()
-    failed_run(context)
-    return result
+    return job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
 
 
-def test_a_failed_run_is_an_alert_with_its_reason(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_failed_runs_since_the_last_look_are_alerts_with_their_reasons(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    old = failed(settings, instance)
+    cursor = tick(failed_run, settings, instance, None).cursor
+    assert kept(settings) == []  # what failed before anyone looked is not news
     first = failed(settings, instance)
     failed(settings, instance)
+    cursor = tick(failed_run, settings, instance, cursor).cursor
+    instance.add_run_tags(old.run_id, {"seen_by": "somebody"})  # an update that is no failure
+    tick(failed_run, settings, instance, cursor)
     (stored,) = kept(settings)
     assert (stored.alert.subject, stored.alert.level, stored.repeats) == ("run/observe_archive", "failure", 1)
     assert "sieis load" in stored.alert.text
     assert first.run_id in stored.alert.text
 
 
+def test_a_failed_run_is_alerted_once_the_state_is_back(settings: Settings, instance: dg.DagsterInstance) -> None:
+    cursor = tick(failed_run, settings, instance, None).cursor
+    result = failed(settings, instance)
+    settings.state_path.mkdir(parents=True)  # in the way
+    with pytest.raises(StateUnavailableError):
+        tick(failed_run, settings, instance, cursor)
+    settings.state_path.rmdir()
+    tick(failed_run, settings, instance, cursor)
+    (stored,) = kept(settings)
+    assert result.run_id in stored.alert.text
+
+
 def test_a_run_that_is_started_again_is_no_alert_yet(settings: Settings, instance: dg.DagsterInstance) -> None:
+    cursor = tick(failed_run, settings, instance, None).cursor
     failed(settings, instance, {"dagster/will_retry": "true"})
+    cursor = tick(failed_run, settings, instance, cursor).cursor
     assert kept(settings) == []
+    failed(settings, instance)
+    tick(failed_run, settings, instance, cursor)
+    assert [stored.repeats for stored in kept(settings)] == [0]
+
+
+@pytest.mark.parametrize(("again", "alerts"), [("true", 0), ("false", 1)])
+def test_where_runs_are_retried_the_word_of_it_is_waited_for(
+    settings: Settings, tmp_path: Path, again: str, alerts: int
+) -> None:
+    """Dagster notes the failure first, and in a second step whether it starts the run again."""
+    overrides = {"run_retries": {"enabled": True, "max_retries": 1}}
+    home = tmp_path / "home"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home), overrides=overrides) as instance:
+        cursor = tick(failed_run, settings, instance, None).cursor
+        run = instance.create_run_for_job(build_definitions(settings).resolve_job_def("observe_archive"))
+        gone = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, run.job_name, message="its process is gone")
+        instance.run_storage.handle_run_event(run.run_id, gone)
+        cursor = tick(failed_run, settings, instance, cursor).cursor
+        assert kept(settings) == []
+        instance.add_run_tags(run.run_id, {"dagster/will_retry": again})
+        cursor = tick(failed_run, settings, instance, cursor).cursor
+        tick(failed_run, settings, instance, cursor)
+        assert [stored.repeats for stored in kept(settings)] == [0] * alerts
 
 
 def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> dg.AssetCheckEvaluation:

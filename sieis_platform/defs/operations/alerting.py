@@ -3,6 +3,8 @@
 Belongs here: what of Dagster becomes an alert. Not here: cooldown and delivery (sieis_platform.alerts).
 """
 
+import datetime as dt
+import time
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
@@ -24,7 +26,10 @@ _LOOK_SECONDS: Final = 30
 _FAILURES_READ: Final = 20  # failed evaluations of one check between two looks; more are one alert anyway
 _REASON_CHARACTERS: Final = 1_000
 _RECENT: Final = 5
-_WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster when a run has failed
+_WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster right after a run has failed, where it retries runs
+_TAG_SECONDS: Final = 60
+#: A failure may become visible after a look although it is of before: another process' clock, a slow commit.
+_REACH_SECONDS: Final = 300
 
 _Cursor = TypeVar("_Cursor")
 
@@ -40,28 +45,65 @@ _SCHEMA: Final = pl.Schema(
 )
 
 
-@dg.run_failure_sensor(
+class _Runs(msgspec.Struct):
+    """`since`: time of the last look, Unix seconds; `seen`: failed runs dealt with that the next look meets again."""
+
+    since: float
+    seen: list[str]
+
+
+@dg.sensor(
     name="failed_run",
-    default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=_LOOK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description="An alert for every failed run that is not started again, with the error of each failed step.",
 )
-def failed_run(context: dg.RunFailureSensorContext, platform: PlatformResource) -> None:
-    """Keep the alert; `alert_delivery` sends it."""
-    run = context.dagster_run
-    if run.tags.get(_WILL_RETRY) == "true":
-        return  # its process died, and it is started again (dagster.yaml): how that one ends is what counts
-    reasons = [f"step {event.step_key}: {_reason(event)}" for event in context.get_step_failure_events()]
+def failed_run(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult:
+    """Look at runs that failed since the last look; those before the first look are not news.
+
+    Not one of Dagster's sensors of run status: their cursor passes a run even where its alert could not be kept. This
+    one returns its cursor once all are kept: with the operational state away, the next tick sees the same runs.
+    """
+    now = time.time()
+    before = _decoded(context.cursor, _Runs)
+    reach = (before.since if before else now) - _REACH_SECONDS
+    records = context.instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=dt.datetime.fromtimestamp(reach, dt.UTC)),
+        order_by="update_timestamp",
+        ascending=True,
+    )
+    if before is None:
+        cursor = _Runs(now, [record.dagster_run.run_id for record in records])
+        text = msgspec.json.encode(cursor).decode()
+        return dg.SensorResult(skip_reason="from now on failed runs are alerted", cursor=text)
+    seen, kept = set(before.seen), 0
+    with platform.alerts() as alerts:
+        for record in records:
+            run, ended = record.dagster_run, record.end_time or record.update_timestamp.timestamp()
+            if run.run_id in seen or ended < reach:  # one that ended earlier has been given a tag since
+                continue
+            if context.instance.run_retries_enabled and _WILL_RETRY not in run.tags and ended > now - _TAG_SECONDS:
+                continue  # whether it is started again is not said yet
+            if run.tags.get(_WILL_RETRY) != "true":  # else how the next one ends is what counts
+                kept += alerts.raise_alert(_of_run(context.instance, run))
+            seen.add(run.run_id)
+    cursor = _Runs(now, [run_id for record in records if (run_id := record.dagster_run.run_id) in seen])
+    return dg.SensorResult(skip_reason=f"{kept} failed run(s) alerted", cursor=msgspec.json.encode(cursor).decode())
+
+
+def _of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> NewAlert:
+    kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    events = [entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kinds) if entry.dagster_event]
+    reasons = [f"step {event.step_key}: {_reason(event)}" for event in events if event.is_step_failure]
     if not reasons:
-        reasons = [context.failure_event.message or "the run failed before any step"]
-    alert = NewAlert(
+        said = [event.message for event in events if event.message]
+        reasons = [said[-1] if said else "the run failed before any step"]
+    return NewAlert(
         subject=f"run/{run.job_name}",
         title=f"{run.job_name} failed",
         text="\n".join([*reasons, f"run {run.run_id}; the runbook tells what to do"]),
         level="failure",
     )
-    with platform.alerts() as alerts:
-        alerts.raise_alert(alert)
 
 
 def _reason(event: dg.DagsterEvent) -> str:
