@@ -99,9 +99,27 @@ def test_failed_runs_since_the_last_look_are_alerts_with_their_reasons(
     instance.add_run_tags(old.run_id, {"seen_by": "somebody"})  # an update that is no failure
     tick(failed_run, settings, instance, cursor)
     (stored,) = kept(settings)
-    assert (stored.alert.subject, stored.alert.level, stored.repeats) == ("run/observe_archive", "failure", 1)
+    assert (stored.alert.subject, stored.alert.level, stored.repeats) == (
+        "run/observe_archive/observe_archive_table",
+        "failure",
+        1,
+    )
     assert "sieis load" in stored.alert.text
     assert first.run_id in stored.alert.text
+
+
+def test_another_file_is_another_matter(settings: Settings, instance: dg.DagsterInstance) -> None:
+    cursor = tick(failed_run, settings, instance, None).cursor
+    for name in ("letter.txt", "other.txt", "letter.txt"):
+        put(settings, name, "Dear Sir or Madam\n")
+        config = {"ops": {"load_inbox_file": {"config": {"file": name}}}}
+        request = dg.RunRequest(run_config=config, tags={"sieis/inbox_file": name})
+        assert not run_requested(settings, instance, request).success
+    tick(failed_run, settings, instance, cursor)
+    assert {stored.alert.subject: stored.repeats for stored in kept(settings)} == {
+        "run/load_inbox/load_inbox_file/letter.txt": 1,
+        "run/load_inbox/load_inbox_file/other.txt": 0,
+    }
 
 
 def test_a_failed_run_is_alerted_once_the_state_is_back(settings: Settings, instance: dg.DagsterInstance) -> None:

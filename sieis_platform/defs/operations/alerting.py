@@ -18,6 +18,7 @@ from dagster._core.storage.asset_check_execution_record import (  # no public wa
 
 from sieis_platform.alerts import AlertDeliveryError
 from sieis_platform.defs.metadata import OWNERS, columns, labels, preview_of
+from sieis_platform.defs.operations.inbox import FILE_TAG
 from sieis_platform.defs.operations.keys import ALERTS
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.state import NewAlert, StoredAlert
@@ -25,6 +26,7 @@ from sieis_platform.state import NewAlert, StoredAlert
 _LOOK_SECONDS: Final = 30
 _FAILURES_READ: Final = 20  # failed evaluations of one check between two looks; more are one alert anyway
 _REASON_CHARACTERS: Final = 1_000
+_SUBJECT_CHARACTERS: Final = 500  # as long as the state keeps them
 _RECENT: Final = 5
 _WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster right after a run has failed, where it retries runs
 _TAG_SECONDS: Final = 60
@@ -98,8 +100,11 @@ def _of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> NewAlert:
     if not reasons:
         said = [event.message for event in events if event.message]
         reasons = [said[-1] if said else "the run failed before any step"]
+    # Another step, or another file of the inbox, is another matter, which the cooldown must not hold back.
+    steps = "+".join(sorted({event.step_key or "" for event in events if event.is_step_failure}))
+    about = [run.job_name, steps, run.tags.get(FILE_TAG)]
     return NewAlert(
-        subject=f"run/{run.job_name}",
+        subject="/".join(["run", *(part for part in about if part)])[:_SUBJECT_CHARACTERS],
         title=f"{run.job_name} failed",
         text="\n".join([*reasons, f"run {run.run_id}; the runbook tells what to do"]),
         level="failure",
