@@ -17,6 +17,7 @@ from dagster._core.storage.asset_check_execution_record import (  # no public wa
 )
 
 from sieis_platform.alerts import AlertDeliveryError
+from sieis_platform.defs.failures import step_failure
 from sieis_platform.defs.metadata import OWNERS, columns, labels, preview_of
 from sieis_platform.defs.operations.inbox import FILE_TAG
 from sieis_platform.defs.operations.keys import ALERTS
@@ -96,7 +97,11 @@ def failed_run(context: dg.SensorEvaluationContext, platform: PlatformResource) 
 def _of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> NewAlert:
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
     events = [entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kinds) if entry.dagster_event]
-    reasons = [f"step {event.step_key}: {_reason(event)}" for event in events if event.is_step_failure]
+    reasons = [
+        f"step {event.step_key}: {step_failure(event)[:_REASON_CHARACTERS]}"
+        for event in events
+        if event.is_step_failure
+    ]
     if not reasons:
         said = [event.message for event in events if event.message]
         reasons = [said[-1] if said else "the run failed before any step"]
@@ -109,16 +114,6 @@ def _of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> NewAlert:
         text="\n".join([*reasons, f"run {run.run_id}; the runbook tells what to do"]),
         level="failure",
     )
-
-
-def _reason(event: dg.DagsterEvent) -> str:
-    data = event.step_failure_data
-    if data.user_failure_data and data.user_failure_data.description:
-        return data.user_failure_data.description[:_REASON_CHARACTERS]
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error.message.strip()[:_REASON_CHARACTERS] if error else "failed"
 
 
 @dg.sensor(
