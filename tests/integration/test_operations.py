@@ -241,6 +241,11 @@ def test_alerts_are_delivered_and_told(settings: Settings, instance: dg.DagsterI
     assert observed.metadata["waiting"].value == 0
     assert int(str(observed.metadata["failed_deliveries"].value)) >= 1
     assert "no new alerts" in (tick(alert_delivery, settings, instance, data.cursor, platform).skip_message or "")
+    instance.report_runless_asset_event(evaluation("schema", False, dg.AssetCheckSeverity.ERROR))
+    tick(failed_check, settings, instance, cursor, platform)
+    assert [one.repeats > 0 for one in kept(settings)] == [True]
+    again = tick(alert_delivery, settings, instance, data.cursor, platform)  # a repeat is not told
+    assert (again.asset_events, again.cursor) == ([], data.cursor)
 
 
 # -- the inbox -----------------------------------------------------------------------------------------------------
