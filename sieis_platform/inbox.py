@@ -4,6 +4,7 @@ Belongs here: which files are ready, what becomes of them. Not here: the load (h
 """
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -82,7 +83,7 @@ def settled(now: Mapping[str, Version], before: Mapping[str, Version]) -> dict[s
 
 
 def load_waiting(settings: Settings, hot: HotStore, archive: Archive, name: str) -> InboxOutcome:
-    """Load the file `name` of the inbox and move it to done/, or to failed/ where it is no file of readings.
+    """Load the file `name` of the inbox and move it to done/, or to failed/ where it has no reading to load.
 
     So does any file while no timeline is fixed: the data set that is replayed comes with `sieis load`.
     Killed half-way, the file is still there, and loading it again goes on behind the last commit. A store that fails
@@ -114,7 +115,23 @@ def load_waiting(settings: Settings, hot: HotStore, archive: Archive, name: str)
         return _refused(path, str(error))
     if _version(path) != before:
         raise InboxFileChangedError(f"{path} was written to while it was loaded; it stays and is loaded again")
+    if reason := _nothing_loaded(summary):
+        return _refused(path, reason)
     return InboxOutcome(_move(path, folder / DONE), summary, "")
+
+
+def _nothing_loaded(summary: LoadSummary) -> str:
+    """Why no reading of a file is stored; empty where one is, by this load or an earlier one."""
+    stored = summary.rows_loaded or summary.duplicates or summary.skipped.get("already_backfilled")
+    left = Counter(summary.rejected) + Counter(summary.skipped)
+    if stored or summary.resumed_at_byte or not left:
+        return ""
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in left.most_common())
+    kept = f"; the rejected lines are in {summary.rejects_file}" if summary.rejects_file else ""
+    return (
+        f"no reading of it was loaded: of {summary.lines_read:,} lines {counts}; readings must lie within the days of "
+        f"the data set of this installation (timeline.json) and before its live ones{kept}"
+    )
 
 
 def _refused(path: Path, reason: str) -> InboxOutcome:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sieis_platform import history
 from sieis_platform.history import HistoricalLoad
 from sieis_platform.inbox import (
     InboxFileChangedError,
@@ -17,6 +18,7 @@ from sieis_platform.inbox import (
 )
 from sieis_platform.settings import Settings
 from sieis_platform.sources.chosen import recall
+from sieis_platform.sources.profiles import Profile, profile
 from sieis_platform.stores.archive import ArchiveUnavailableError, Commit
 from sieis_platform.stores.open import open_archive, open_hot
 from sieis_platform.timeline import TimelineFile
@@ -134,6 +136,60 @@ def test_a_file_written_to_while_it_is_loaded_stays(settings: Settings, monkeypa
     with pytest.raises(InboxFileChangedError):
         load(settings)
     assert path.exists()
+
+
+def test_a_file_that_grows_before_its_first_commit_is_not_loaded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(settings)
+
+    def profile_then_append(source: Path) -> Profile:
+        facts = profile(source)
+        with path.open("a") as file:
+            file.write(LINE.format(minute=30, epoch=30))
+        return facts
+
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "profile", profile_then_append)
+        with pytest.raises(InboxFileChangedError):
+            load(settings)
+    assert path.exists()
+    assert load(settings).summary is not None
+    assert stored(settings) == 11  # none twice, under the name of the shorter file
+
+
+def test_a_file_that_grows_is_committed_no_further(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings.model_copy(update={"load_batch_rows": 1_000})
+    path = settings.inbox_location / "readings.txt"
+    line = "2004-02-28 {:02d}:{:02d}:{:02d}.5 1 1 20.5 40.1 100.0 2.6\n"
+    path.write_text("".join(line.format(i // 3600, i // 60 % 60, i % 60) for i in range(60_000)))
+    archive, commits = open_archive(settings), []
+    append = archive.append
+
+    def append_both(commit: Commit) -> int:
+        commits.append(commit.rows.height)
+        with path.open("a") as file:
+            file.write(line.format(23, 0, 0))
+        return append(commit)
+
+    monkeypatch.setattr(archive, "append", append_both)
+    hot = open_hot(settings)
+    with pytest.raises(InboxFileChangedError):
+        load_waiting(settings, hot, archive, path.name)
+    hot.close()
+    assert len(commits) == 1
+    assert stored(settings) == commits[0] < 60_000
+
+
+def test_a_file_of_which_nothing_was_loaded_goes_to_failed(settings: Settings) -> None:
+    path = settings.inbox_location / "summer.txt"
+    path.write_text("".join(f"2004-06-01 00:00:{second:02}.5 1 1 20.5 40.1 100.0 2.6\n" for second in range(20)))
+    outcome = load(settings, path.name)
+    assert (outcome.summary, outcome.moved_to) == (None, settings.inbox_location / "failed" / "summer.txt")
+    told = outcome.moved_to.with_name("summer.txt.reason.txt").read_text()
+    assert "of 20 lines outside_dataset_span 20" in told
+    assert "timeline.json" in told
+    assert stored(settings) == 0
 
 
 def test_a_store_that_fails_leaves_the_file_where_it_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
