@@ -34,3 +34,10 @@ def test_marts_inside_the_archives_folder_are_refused(marts: str) -> None:
 def test_tables_side_by_side_are_fine() -> None:
     for archive, marts in (("s3://a", "s3://a-marts"), ("s3://b/archive", "s3://b/archive-marts"), ("/v/a", "/v/b")):
         Settings(_env_file=None, archive_uri=archive, marts_uri=marts)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("name", ["data_dir", "archive_uri", "marts_uri"])
+@pytest.mark.parametrize("sign", [*"[]*?#", "%20"])
+def test_folders_that_could_not_be_read_again_are_refused(name: str, sign: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} contains one of"):
+        Settings(_env_file=None, **{name: f"/v/a{sign}b/c"})  # pyright: ignore[reportCallIssue]
