@@ -354,8 +354,8 @@ class Settings(BaseSettings):
             place = str(getattr(self, name))
             if not place.startswith("s3://") and _UNREADABLE.search(place):
                 raise ValueError(
-                    f"{name} contains one of [ ] * ? # or a % before two hexadecimal digits: what is written there could "
-                    "not be read again; choose a folder whose whole path has none of them"
+                    f"{name} contains one of [ ] * ? # or a % before two hexadecimal digits: what is written there "
+                    "could not be read again; choose a folder whose whole path has none of them"
                 )
         return self
 
