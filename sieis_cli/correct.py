@@ -124,7 +124,10 @@ def finish(
     recompute: Recompute = False,
     as_json: AsJson = False,
 ) -> None:
-    """Complete a correction, or its undoing, that was broken off (status started or undoing)."""
+    """Complete a correction, or its undoing, that was broken off (status started or undoing).
+
+    Of any other the hot store is made to follow the archive again, for where a late consumer wrote what was deleted.
+    """
     settings = load_settings()
     with _open(settings) as corrections:
         done = corrections.complete(correction)

@@ -1,5 +1,6 @@
-"""The marts: derived Delta tables under one root, each of which can be rebuilt from the archive.
+"""The marts: derived Delta tables under one root, which can be rebuilt from the archive.
 
+`ledger` and `correction_images` cannot: these two need a backup, as the archive does.
 Belongs here: naming, atomic replacement of windows, reads. Not here: what a mart means or how it is computed.
 """
 

@@ -15,6 +15,7 @@ from sieis_platform.reading import FIELDS, KEY
 from sieis_platform.settings import Settings
 from sieis_platform.state import State
 from sieis_platform.stores.archive import Commit, LedgerEntry
+from sieis_platform.stores.corrected import IMAGES
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 from sieis_platform.timeline import DAY_NS
 from tests.unit.sieis_platform.history_file import archived, day, hot_rows, won, write
@@ -219,6 +220,44 @@ def test_what_makes_no_correction_is_refused_and_leaves_no_trace(
         corrections.apply(wrong)
     assert corrections.known() == []
     assert open_archive(settings).version() == version
+
+
+@pytest.mark.parametrize("held", [0, 7])
+def test_what_is_no_longer_kept_cannot_be_undone_and_that_is_said(
+    settings: Settings, corrections: Corrections, held: int
+) -> None:
+    done = corrections.apply(asked("delete"))
+    marts, version = open_marts(settings), open_archive(settings).version()
+    images = marts.scan(IMAGES).collect()
+    marts.replace(IMAGES, images.head(held))
+    for call in (lambda: corrections.undo(done.id, "me"), lambda: corrections.complete(done.id)):
+        with pytest.raises(CorrectionError, match=f"{2 * A_DAY} rows, but the mart {IMAGES} holds {held}"):
+            call()
+    assert corrections.known() == [done]
+    assert open_archive(settings).version() == version
+    marts.replace(IMAGES, images)
+    corrections.undo(done.id, "me")
+    agree(settings)
+
+
+@pytest.mark.parametrize("kind", ["delete", "null"])
+def test_finishing_a_finished_one_repairs_the_hot_store(
+    settings: Settings, corrections: Corrections, kind: str
+) -> None:
+    before = won(open_archive(settings))
+    done = corrections.apply(asked(kind, *(["light"] if kind == "null" else [])))
+    hot = open_hot(settings)
+    for corrected in (lambda: done, lambda: corrections.undo(done.id, "me")):
+        expected = corrected()
+        # A consumer that lagged behind writes every reading, with values that are no longer true.
+        hot.write_readings(before.with_columns(light=pl.lit(7.0, pl.Float32)))
+        assert hot_rows(settings).filter(INSIDE).height == 2 * A_DAY
+        version = open_archive(settings).version()
+        assert corrections.complete(done.id) == expected
+        assert open_archive(settings).version() == version
+        inside = hot_rows(settings).filter(INSIDE)
+        assert_frame_equal(inside, won(open_archive(settings)).filter(INSIDE), check_exact=True)
+    hot.close()
 
 
 def test_an_unknown_id_is_said(corrections: Corrections) -> None:
