@@ -255,7 +255,7 @@ class Corrections:
         if images.height != correction.rows:
             raise CorrectionError(
                 f"correction {correction.id} concerned {correction.rows} rows, but the mart {IMAGES} holds "
-                f"{images.height} of them as they were; nothing was changed: restore that mart from a backup, then try again"
+                f"{images.height} of them as they were; nothing was changed: restore that mart from a backup first"
             )
         return images
 

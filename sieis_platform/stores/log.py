@@ -4,15 +4,20 @@ Belongs here: fetching and decoding commits, from a folder or S3. Not here: what
 """
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
-from sieis_platform.errors import RetriableError
+from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.stores.objects import object_store
 
 
 class LogUnavailableError(RetriableError):
     """The log of a table does not answer; the same call may succeed later."""
+
+
+class LogError(FatalError):
+    """A commit in the log of a table is no list of actions; a person must look."""
 
 
 class File(msgspec.Struct, frozen=True, rename="camel"):
@@ -28,6 +33,14 @@ class _Action(msgspec.Struct, frozen=True):
 
     add: File | None = None
     remove: File | None = None
+    commit_info: dict[str, Any] | None = msgspec.field(default=None, name="commitInfo")
+
+
+class LoggedCommit(NamedTuple):
+    """The files that a commit added and removed, and what its writer says of it (`sieis.removed` among others)."""
+
+    files: list[File]
+    told: dict[str, Any]
 
 
 class CommitLog:
@@ -38,10 +51,10 @@ class CommitLog:
         self._store = object_store(uri, storage_options)
         self._decoder = msgspec.json.Decoder(_Action)
 
-    def files(self, version: int) -> list[File] | None:
-        """The files that commit `version` added and removed; None where the log was cleaned of it.
+    def commit(self, version: int) -> LoggedCommit | None:
+        """The commit that made `version`; None where the log was cleaned of it.
 
-        Raises: LogUnavailableError.
+        Raises: LogUnavailableError, LogError.
         """
         import obstore  # noqa: PLC0415 - most who open an archive never come here
 
@@ -55,5 +68,11 @@ class CommitLog:
             raise LogUnavailableError(
                 f"the log of {self.uri} could not be read at version {version}: {first}"
             ) from None
-        actions = self._decoder.decode_lines(text)
-        return [file for action in actions for file in (action.add, action.remove) if file is not None]
+        try:
+            actions = self._decoder.decode_lines(text)
+        except msgspec.DecodeError as error:
+            raise LogError(
+                f"version {version} in the log of {self.uri} is damaged ({error}): restore the table from a backup"
+            ) from error
+        files = [file for action in actions for file in (action.add, action.remove) if file is not None]
+        return LoggedCommit(files, next((one.commit_info for one in actions if one.commit_info), {}))

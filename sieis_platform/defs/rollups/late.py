@@ -1,4 +1,4 @@
-"""Past days whose readings changed (late rows, backfills, corrections, retention) are derived again, and only those.
+"""Past days whose readings changed (late rows, backfills, corrections) are derived again, and only those.
 
 Belongs here: the sensor, its cursor, what it asks for. Not here: which days a commit touched (stores/touched.py).
 """
@@ -17,6 +17,7 @@ from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.errors import RetriableError
 from sieis_platform.stores.touched import Mark, touched_days
+from sieis_platform.stores.upkeep import last_expired
 
 #: A flush of the archive comes every 30 s at most; late rows change averages of the past, which nobody watches live.
 _INTERVAL_SECONDS: Final = 60
@@ -69,11 +70,11 @@ def late_data_sensor(days: dg.DailyPartitionsDefinition) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Reads the archive's log since its last look and refreshes exactly the past days that commits changed. "
-            "Compaction changes none; today is refreshed hourly."
+            "Compaction changes none, retention leaves what was derived; today is refreshed hourly."
         ),
     )
     def late_data(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
-        archive = platform.archive()
+        settings, archive = platform.settings(), platform.archive()
         if not archive.exists():
             return dg.SkipReason("there is no archive yet; run `sieis load FILE` or `sieis consume`")
         cursor = Cursor.read(context.cursor)
@@ -81,14 +82,16 @@ def late_data_sensor(days: dg.DailyPartitionsDefinition) -> dg.SensorDefinition:
             found = touched_days(archive, Mark(cursor.table, cursor.version) if cursor else None)
         except RetriableError as error:
             return dg.SkipReason(f"{error}; the next look begins where this one did")
-        touched = found.days
+        touched, now = found.days, today()
         if cursor and cursor.table == found.mark.table:
             touched = {**{dt.date.fromisoformat(day): version for day, version in cursor.pending.items()}, **touched}
         if found.gap is not None:
-            # Days that only a cleaned commit touched cannot be told: all that have a partition may be among them.
-            keys = days.get_partition_keys()
-            touched = {**{dt.date.fromisoformat(key): found.gap for key in keys}, **touched}
-        now = today()
+            # Days that only a cleaned commit touched cannot be told: all that have a partition may be among them. Those
+            # beyond the retention are not: made anew they would lose what was derived of them.
+            kept = settings.archive_retention_days
+            after = last_expired(now, kept) if kept is not None else dt.date.min
+            keys = (dt.date.fromisoformat(key) for key in days.get_partition_keys())
+            touched = {**{day: found.gap for day in keys if day > after}, **touched}
         pending = {day.isoformat(): version for day, version in touched.items() if day >= now}
         past = {day: version for day, version in touched.items() if day < now and days.has_partition_key(str(day))}
         trained = platform.marts().exists(MODEL.to_user_string())

@@ -13,10 +13,12 @@ from pydantic import SecretStr
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Archive, Commit
-from sieis_platform.stores.log import LogUnavailableError
+from sieis_platform.stores.log import LogError, LogUnavailableError
 from sieis_platform.stores.open import open_archive
+from sieis_platform.stores.rewrite import Scope, remove
 from sieis_platform.stores.s3 import make_bucket
 from sieis_platform.stores.touched import Mark, Touched, touched_days
+from sieis_platform.stores.upkeep import expire
 from sieis_platform.timeline import DAY_NS
 from tools.services import Services
 from tools.services.instance import Instance
@@ -109,6 +111,25 @@ def test_deletes_and_updates_touch_their_days_alone(archive: Archive) -> None:
     assert touched_days(archive, mark).days == {DAYS[1]: 4, DAYS[0]: 5, DAYS[2]: 6}
 
 
+def test_what_the_retention_lets_go_of_touches_nothing_but_what_else_is_removed_does(archive: Archive) -> None:
+    mark = newest(archive)
+    assert expire(archive, DAYS[2], 1, {}) == 6  # the first day; later ones stay
+    assert expire(archive, DAYS[2], None, {1: 0, 2: 0}) == 0
+    found = touched_days(archive, mark)
+    assert (found.mark.version, found.days) == (mark.version + 1, {})
+    assert remove(archive, Scope.day(DAYS[1], [1]), reason="a mistake") == 3
+    assert touched_days(archive, mark).days == {DAYS[1]: mark.version + 2}
+
+
+@pytest.mark.parametrize("line", ["{", '{"add": 7}', "[]", '{"add": {"path": null}}'])
+def test_a_damaged_commit_is_said(tmp_path: Path, line: str) -> None:
+    made = open_archive(Settings(data_dir=tmp_path))
+    made.create()
+    (tmp_path / "archive" / "_delta_log" / f"{0:020}.json").write_text(line + "\n")
+    with pytest.raises(LogError, match=r"version 0 .* is damaged"):
+        made.log().commit(0)
+
+
 def test_appends_of_several_writers_at_once_are_all_seen(archive: Archive) -> None:
     mark = newest(archive)
     writers = [
@@ -163,7 +184,7 @@ def test_a_server_that_is_away_is_retriable_and_tells_no_secret(minio: Instance)
     minio.stop()
     try:
         with pytest.raises(LogUnavailableError) as caught:
-            log.files(0)
+            log.commit(0)
         assert minio.credentials["secret_key"] not in str(caught.value)
     finally:
         minio.restart()
