@@ -168,7 +168,7 @@ def _tell(settings: "Settings", done: "Correction", days: list[dt.date], recompu
 
 def _recompute(settings: "Settings", days: list[dt.date]) -> list[str]:
     from sieis_platform.defs.operations.materialize import materialize
-    from sieis_platform.defs.rollups.late import windows
+    from sieis_platform.defs.partitions import windows
 
     failures: list[str] = []
     for window in windows(days):

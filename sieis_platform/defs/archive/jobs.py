@@ -4,14 +4,13 @@ Belongs here: these jobs and schedules. Not here: what they run (upkeep).
 """
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
 from typing import Final
 
 import dagster as dg
 
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.archive.upkeep import CLOSED_DAYS, LEDGER, OPEN_DAY, RETENTION, STORAGE_REPORT, VACUUM
-from sieis_platform.defs.partitions import Window, daily_partitions
+from sieis_platform.defs.partitions import daily_partitions, windows
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.stores.upkeep import unfinished_days
 
@@ -118,21 +117,6 @@ def nightly_vacuum(context: dg.ScheduleEvaluationContext, platform: PlatformReso
     if not platform.archive().exists():
         return dg.SkipReason(_NO_ARCHIVE)
     return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
-
-
-def windows(days: Iterable[dt.date]) -> Iterator[Window]:
-    """The days as windows without gaps, ascending."""
-    first = last = None
-    for day in sorted(days):
-        if first is None or last is None:
-            first = last = day
-        elif day - last == dt.timedelta(days=1):
-            last = day
-        else:
-            yield Window(first, last)
-            first = last = day
-    if first is not None and last is not None:
-        yield Window(first, last)
 
 
 def definitions() -> dg.Definitions:

@@ -24,6 +24,7 @@ class Snapshot:
     def __init__(self, archive: Archive, table: DeltaTable) -> None:
         self._archive, self._table = archive, table
         self.version = table.version()
+        self.table_id = str(table.metadata().id)
 
     @classmethod
     def of(cls, archive: Archive, version: int | None = None) -> Self:

@@ -102,6 +102,7 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
                     aggregates,
                     mart_version=version,
                     archive_version=archive.version,
+                    archive_table=archive.table_id,
                     time_column="period_start",
                     plot=_plot(aggregates),
                 ),
