@@ -3,13 +3,16 @@
 Belongs here: fetching and decoding commits, from a folder or S3. Not here: what they mean (touched.py).
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.stores.objects import object_store
+
+_COMMIT: Final = re.compile(r"_delta_log/(\d{20})\.json")
 
 
 class LogUnavailableError(RetriableError):
@@ -51,6 +54,21 @@ class CommitLog:
         self._store = object_store(uri, storage_options)
         self._decoder = msgspec.json.Decoder(_Action)
 
+    def versions(self, first: int) -> list[int]:
+        """The versions from `first` on whose commits the log still holds, ascending.
+
+        Raises: LogUnavailableError.
+        """
+        import obstore  # noqa: PLC0415 - as below
+
+        # Names are numbers of equal length, so that S3 begins its list where it is told to.
+        after = f"_delta_log/{first - 1:020}.json" if first else None
+        try:
+            names = [found["path"] for page in obstore.list(self._store, "_delta_log", offset=after) for found in page]
+        except (obstore.exceptions.BaseError, OSError) as error:
+            raise LogUnavailableError(f"the log of {self.uri} could not be listed: {_first_line(error)}") from None
+        return sorted(int(found[1]) for name in names if (found := _COMMIT.fullmatch(name)) and int(found[1]) >= first)
+
     def commit(self, version: int) -> LoggedCommit | None:
         """The commit that made `version`; None where the log was cleaned of it.
 
@@ -63,10 +81,8 @@ class CommitLog:
         except FileNotFoundError:
             return None
         except (obstore.exceptions.BaseError, OSError) as error:
-            # The rest of the library's text is a dump of the request.
-            first = str(error).partition("\n")[0]
             raise LogUnavailableError(
-                f"the log of {self.uri} could not be read at version {version}: {first}"
+                f"the log of {self.uri} could not be read at version {version}: {_first_line(error)}"
             ) from None
         try:
             actions = self._decoder.decode_lines(text)
@@ -76,3 +92,8 @@ class CommitLog:
             ) from error
         files = [file for action in actions for file in (action.add, action.remove) if file is not None]
         return LoggedCommit(files, next((one.commit_info for one in actions if one.commit_info), {}))
+
+
+def _first_line(error: BaseException) -> str:
+    """The rest of the library's text is a dump of the request."""
+    return str(error).partition("\n")[0]

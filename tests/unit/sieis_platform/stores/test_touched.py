@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import polars as pl
 import pytest
 from pydantic import SecretStr
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Archive, Commit
-from sieis_platform.stores.log import LogError, LogUnavailableError
+from sieis_platform.stores.log import CommitLog, LogError, LogUnavailableError
 from sieis_platform.stores.open import open_archive
 from sieis_platform.stores.rewrite import Scope, remove
 from sieis_platform.stores.s3 import make_bucket
@@ -166,6 +167,37 @@ def test_a_log_cleaned_of_what_was_not_seen_yet_is_said(archive: Archive) -> Non
     assert touched_days(archive, found.mark) == Touched(
         Mark(found.mark.table, archive_version), {DAYS[1]: archive_version}
     )
+
+
+def test_a_long_log_is_read_in_pieces(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(archive, DAYS[0])
+    append(archive, DAYS[3])
+    monkeypatch.setattr("sieis_platform.stores.touched._COMMITS", 2)
+    table = str(archive.table().metadata().id)
+    seen, mark = [], None
+    while mark is None or mark.version < archive.version():
+        found = touched_days(archive, mark)
+        mark = found.mark
+        seen.append((mark, found.days, found.gap))
+    assert seen == [
+        (Mark(table, 1), {DAYS[0]: 1}, None),
+        (Mark(table, 3), {DAYS[1]: 2, DAYS[2]: 3}, None),
+        (Mark(table, 5), {DAYS[0]: 4, DAYS[3]: 5}, None),
+    ]
+
+
+def test_what_the_log_no_longer_holds_is_not_asked_for_version_by_version(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.table().create_checkpoint()
+    last = append(archive, DAYS[3])
+    for version in range(last):
+        obstore.delete(archive.log()._store, f"_delta_log/{version:020}.json")
+    asked: list[int] = []
+    read = CommitLog.commit
+    monkeypatch.setattr(CommitLog, "commit", lambda log, version: asked.append(version) or read(log, version))
+    assert touched_days(archive, None) == Touched(newest(archive), {DAYS[3]: last}, gap=last - 1)
+    assert set(asked) == {last}
 
 
 def test_a_table_made_anew_is_read_from_its_beginning(archive: Archive) -> None:
