@@ -77,8 +77,12 @@ class Marts:
             return info(opened)
 
     def tables(self) -> list[str]:
-        """Names of the marts that have been written, ascending. Raises: ObjectUnavailableError."""
-        return [name for name in folders(self.root, self._storage_options) if _NAME.fullmatch(name)]
+        """Names of the marts that have been written, ascending; other folders are none.
+
+        Raises: ObjectUnavailableError, MartUnavailableError, MartError.
+        """
+        found = folders(self.root, self._storage_options)
+        return [name for name in found if _NAME.fullmatch(name) and self.exists(name)]
 
     # -- writes --------------------------------------------------------------------------------------------------
     def replace_days(self, table: str, frame: pl.DataFrame, start: dt.date, end: dt.date) -> int:
