@@ -165,6 +165,30 @@ def test_a_backfill_leaves_corrected_readings_alone(settings: Settings, correcti
     hot.close()
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_backfill_from_another_file_leaves_corrected_readings_alone(
+    settings: Settings, corrections: Corrections, file: Path, tmp_path: Path, replace: bool
+) -> None:
+    # The same readings under another fingerprint: one more mote, whose lines come last.
+    other = tmp_path / "other.txt"
+    other.write_text(file.read_text() + "2004-03-01 00:00:00.5 0 9 20 40 100 2.625\n")
+    corrections.apply(asked("delete"))
+    corrections.apply(asked("null", "light", motes=[1]))
+    hot = open_hot(settings)
+    before = won(open_archive(settings))
+    Backfill(settings, hot, open_archive(settings)).fill(other, day(5), day(1), replace=replace)
+    hot.close()
+    assert_frame_equal(won(open_archive(settings)).filter(pl.col("mote_id") != 9), before, check_exact=True)
+    assert won(open_archive(settings)).filter(mote_id=9).height == 1
+    corrected = open_archive(settings).scan_all().filter(INSIDE | (pl.col("mote_id") == 1) & pl.col("light").is_null())
+    assert corrected.select("mote_id").collect()["mote_id"].unique().to_list() == [1]
+    agree(settings)
+    for done in reversed(corrections.known()):
+        corrections.undo(done.id, "me")
+    assert won(open_archive(settings)).filter(INSIDE).height == 2 * A_DAY
+    assert audit_archive(open_archive(settings)).findings == []
+
+
 def test_corrections_of_the_same_readings_are_undone_in_reverse(settings: Settings, corrections: Corrections) -> None:
     before = archived(settings)
     first = corrections.apply(asked("null", "light"))
