@@ -15,7 +15,7 @@ from sieis_platform.defs.metadata import archive_version_of
 from sieis_platform.defs.ml.assets import ANOMALIES, MODEL
 from sieis_platform.defs.operations.jobs import refresh
 from sieis_platform.defs.partitions import Window, daily_partitions, today, windows
-from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.errors import RetriableError
 from sieis_platform.stores.touched import Mark, touched_days
@@ -79,7 +79,7 @@ def late_data(context: dg.SensorEvaluationContext, platform: PlatformResource) -
     """Ask for the past days that changed, and again for those that were asked for and are not derived yet."""
     settings, archive = platform.settings(), platform.archive()
     if not archive.exists():
-        return dg.SkipReason("there is no archive yet; run `sieis load FILE` or `sieis consume`")
+        return dg.SkipReason(NO_ARCHIVE)
     cursor = Cursor.read(context.cursor)
     try:
         found = touched_days(archive, Mark(cursor.table, cursor.version) if cursor else None)
