@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 def no_instance_of_an_earlier_test() -> Iterator[None]:
     """Dagster keeps the storage of the instance in use in a variable of the process.
 
-    Instances that end in another order than they began leave a dead one there, and definitions loaded afterwards ask it.
+    Instances that end in another order than they began leave a dead one there, which definitions loaded later ask.
     """
     if "dagster" not in sys.modules:
         yield

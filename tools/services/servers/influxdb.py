@@ -32,6 +32,11 @@ _TAGS: Final = "sqlite_foreign_keys,sqlite_json,noasm"
 _ANSWER_SECONDS: Final = 5.0
 
 
+#: Memory that Go may let grow before it looks for garbage, in percent: at 300 a record costs InfluxDB 8.3 µs of processor
+#: time, at Go's own 100 it is 10.2 µs. docker-compose.yml says the same.
+_GOGC: Final = "300"
+
+
 class InfluxDB(Server):
     """Credentials: username, password, org, bucket, token (the operator's: may do everything)."""
 
@@ -75,7 +80,7 @@ class InfluxDB(Server):
         paths = {"bolt-path": "influxd.bolt", "engine-path": "engine", "sqlite-path": "influxd.sqlite"}
         options = [f"--{option}={place.data / path}" for option, path in paths.items()]
         listen = [f"--http-bind-address={place.address}", "--reporting-disabled", "--log-level=warn"]
-        return Launch([str(place.home / "influxd"), "run", *options, *listen])
+        return Launch([str(place.home / "influxd"), "run", *options, *listen], {"GOGC": _GOGC})
 
     def check(self, place: Place) -> None:
         """Ask for its health."""
