@@ -24,6 +24,7 @@ from sieis_platform.sources.grammar import Batch, RejectReason
 from sieis_platform.sources.intel_lab import read_batches
 from sieis_platform.sources.profiles import Profile, profile
 from sieis_platform.sources.rejects import RejectsFile
+from sieis_platform.sources.stream import Unchanged
 from sieis_platform.stores.archive import Archive, Commit, FenceError, LedgerEntry
 from sieis_platform.stores.corrected import CorrectionImages
 from sieis_platform.stores.hot import HotStore, WriteOutcome
@@ -138,14 +139,19 @@ class HistoricalLoad:
         self._hot = hot
         self._archive = archive
 
-    def load(self, path: Path, on_progress: Callable[[Progress], None] = lambda _: None) -> LoadSummary:
-        """Load `path`, or what is left of it.
+    def load(
+        self, path: Path, on_progress: Callable[[Progress], None] = lambda _: None, *, remembered: bool = True
+    ) -> LoadSummary:
+        """Load `path`, or what is left of it; `remembered` as the data set of this installation, which is replayed.
 
-        Raises: SourceError (the file), LoadInProgressError, TimelineError, RetriableError and FatalError of the stores.
+        Raises: SourceError (the file; SourceChangedError where it is written to meanwhile), LoadInProgressError,
+        TimelineError, RetriableError and FatalError of the stores.
         Whatever was committed before stays, and the next call goes on from there.
         """
         started = time.monotonic()
+        unchanged = Unchanged(path)
         facts = profile(path)
+        unchanged.check()
         timeline = TimelineFile.of(self._settings).fix(self._settings, facts.first_day, facts.days)
         self._archive.create()
         position = self._archive.position(app_of(facts))
@@ -153,34 +159,42 @@ class HistoricalLoad:
         rejected, skipped = Counter[str](), Counter[str]()
         if (position or 0) < facts.end_offset:
             with RejectsFile(self._settings.data_dir, facts.fingerprint, path.name) as kept:
-                for done in self._written(path, timeline, facts, position, kept):
+                for done in self._written(unchanged, timeline, facts, position, kept):
                     self._add(summary, done, rejected, skipped)
                     on_progress(Progress(done.prepared.batch.end_offset, facts.end_offset, summary.rows_loaded))
                 if rejected:
                     summary.rejects_file = str(kept.path)
-        remember(self._settings, path, facts.fingerprint)
+        if remembered:
+            remember(self._settings, path, facts.fingerprint)
         summary.rejected, summary.skipped = dict(rejected), dict(skipped)
         summary.seconds = time.monotonic() - started
         return summary
 
     def _written(
-        self, path: Path, timeline: Timeline, facts: Profile, position: int | None, kept: RejectsFile
+        self, file: Unchanged, timeline: Timeline, facts: Profile, position: int | None, kept: RejectsFile
     ) -> Iterator["_Written"]:
         """Write batch after batch; while the archive commits one, the hot store already takes the next."""
         preparer = Preparer(self._settings, timeline, facts)
         backfilled = Backfilled.now(self._settings, self._archive, facts, position or 0)
         with ThreadPoolExecutor(1, thread_name_prefix="hot") as hot_thread:
             waiting: tuple[Prepared, Future[WriteOutcome]] | None = None
-            batches = read_batches(path, start_offset=position or 0, batch_rows=self._settings.load_batch_rows)
+            batches = read_batches(
+                file.path,
+                start_offset=position or 0,
+                end_offset=facts.end_offset,
+                batch_rows=self._settings.load_batch_rows,
+            )
             for batch in batches:
                 prepared = preparer.prepare(batch).without(backfilled.known)
                 future = hot_thread.submit(self._write_hot, prepared.rows)
                 if waiting is not None:
+                    file.check()
                     done, backfilled = self._finish(*waiting, facts=facts, position=position, by=backfilled, kept=kept)
                     yield done
                     position = done.prepared.batch.end_offset
                 waiting = (prepared, future)
             if waiting is not None:
+                file.check()
                 yield self._finish(*waiting, facts=facts, position=position, by=backfilled, kept=kept)[0]
 
     def _write_hot(self, rows: pl.DataFrame) -> WriteOutcome:

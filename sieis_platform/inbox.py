@@ -4,6 +4,7 @@ Belongs here: which files are ready, what becomes of them. Not here: the load (h
 """
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ from sieis_platform.sources.stream import (
 )
 from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.hot import HotStore
+from sieis_platform.timeline import TimelineFile
 
 DONE: Final = "done"
 FAILED: Final = "failed"
@@ -81,12 +83,13 @@ def settled(now: Mapping[str, Version], before: Mapping[str, Version]) -> dict[s
 
 
 def load_waiting(settings: Settings, hot: HotStore, archive: Archive, name: str) -> InboxOutcome:
-    """Load the file `name` of the inbox and move it to done/, or to failed/ where it is no file of readings.
+    """Load the file `name` of the inbox and move it to done/, or to failed/ where it has no reading to load.
 
+    So does any file while no timeline is fixed: the data set that is replayed comes with `sieis load`.
     Killed half-way, the file is still there, and loading it again goes on behind the last commit. A store that fails
     is not the file's fault: the error is raised and the file stays.
 
-    Raises: InboxFileMissingError, InboxFileChangedError, InboxUnreadableError; as HistoricalLoad.load.
+    Raises: InboxFileMissingError, InboxFileChangedError, InboxUnreadableError, TimelineError; as HistoricalLoad.load.
     """
     folder = settings.inbox_location
     if name in ("", ".", "..") or Path(name).name != name:
@@ -94,21 +97,47 @@ def load_waiting(settings: Settings, hot: HotStore, archive: Archive, name: str)
     path = folder / name
     if path.is_symlink() or not path.is_file():
         raise InboxFileMissingError(f"{folder} has no file {name}; it was loaded or taken away")
+    if TimelineFile.of(settings).read() is None:
+        return _refused(
+            path,
+            "this installation has no data set yet, and a file of the inbox must not become it: its days would fix the "
+            "timeline for ever. Run `sieis load FILE` with the data set, then put this file into the inbox again",
+        )
     before = _version(path)
     try:
-        summary = HistoricalLoad(settings, hot, archive).load(path)
+        # Not remembered as the data set: the file is moved away, and the simulator would look for it in vain.
+        summary = HistoricalLoad(settings, hot, archive).load(path, remembered=False)
     except (SourceChangedError, SourceNotFoundError) as error:
         raise InboxFileChangedError(f"{path} was written to or moved while it was loaded ({error})") from error
     except SourcePermissionError:
         raise
     except SourceError as error:
-        reason = str(error)
-        moved = _move(path, folder / FAILED)
-        _write(moved.with_name(f"{moved.name}.reason.txt"), reason)
-        return InboxOutcome(moved, None, reason)
+        return _refused(path, str(error))
     if _version(path) != before:
         raise InboxFileChangedError(f"{path} was written to while it was loaded; it stays and is loaded again")
+    if reason := _nothing_loaded(summary):
+        return _refused(path, reason)
     return InboxOutcome(_move(path, folder / DONE), summary, "")
+
+
+def _nothing_loaded(summary: LoadSummary) -> str:
+    """Why no reading of a file is stored; empty where one is, by this load or an earlier one."""
+    stored = summary.rows_loaded or summary.duplicates or summary.skipped.get("already_backfilled")
+    left = Counter(summary.rejected) + Counter(summary.skipped)
+    if stored or summary.resumed_at_byte or not left:
+        return ""
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in left.most_common())
+    kept = f"; the rejected lines are in {summary.rejects_file}" if summary.rejects_file else ""
+    return (
+        f"no reading of it was loaded: of {summary.lines_read:,} lines {counts}; readings must lie within the days of "
+        f"the data set of this installation (timeline.json) and before its live ones{kept}"
+    )
+
+
+def _refused(path: Path, reason: str) -> InboxOutcome:
+    moved = _move(path, path.parent / FAILED)
+    _write(moved.with_name(f"{moved.name}.reason.txt"), reason)
+    return InboxOutcome(moved, None, reason)
 
 
 def _version(path: Path) -> Version:

@@ -47,35 +47,46 @@ class SinkReport:
 class Reported:
     """What the consumers that answer say.
 
-    `sinks` by the store's name; `dead_letters` by reason and address, each counted from its process' start; `silent`
-    are the addresses at which nothing answers.
+    `sinks` by the store's name; `dead_letters` by address and reason and `lost` records by address, each counted from
+    its process' start; `silent` are the addresses at which no consumer answers.
     """
 
     sinks: Mapping[str, SinkReport]
     dead_letters: Mapping[str, Mapping[str, int]]
+    lost: Mapping[str, int]
     silent: Sequence[str]
 
 
 def read_reported(urls: Sequence[str]) -> Reported:
     """Ask the consumers at `urls`.
 
-    Raises: ConsumerDownError where none answers, NotConsumerMetricsError.
+    Raises: ConsumerDownError where none answers, NotConsumerMetricsError where only something else does.
     """
     sinks: dict[str, SinkReport] = {}
     letters: dict[str, dict[str, int]] = {}
+    lost: dict[str, int] = {}
     silent: list[str] = []
+    foreign: NotConsumerMetricsError | None = None
     for url in urls:
         try:
             answer = httpx.get(url, timeout=_ANSWER_SECONDS, trust_env=False)
+            samples = _samples(url, answer)
         except httpx.TransportError:
             silent.append(url)
             continue
-        letters[url] = _add(sinks, _samples(url, answer))
+        except NotConsumerMetricsError as error:
+            foreign = error
+            silent.append(url)
+            continue
+        letters[url] = _add(sinks, samples)
+        lost[url] = sum(int(sample.value) for sample in samples if sample.name == _LOST)
     if len(silent) == len(urls):
+        if foreign is not None:
+            raise foreign
         raise ConsumerDownError(
             f"no consumer answers at {', '.join(urls)}: start it (`sieis consume`), or correct SIEIS_METRICS_URLS"
         )
-    return Reported(sinks, letters, silent)
+    return Reported(sinks, letters, lost, silent)
 
 
 def _samples(url: str, answer: httpx.Response) -> list[Sample]:
@@ -96,11 +107,12 @@ def _samples(url: str, answer: httpx.Response) -> list[Sample]:
     )
 
 
+_LOST: Final = "sieis_records_lost_total"
 _OFFSETS: Final = {"sieis_stored_offset": "stored", "sieis_end_offset": "ends", "sieis_lag_records": "lag"}
 _COUNTS: Final = {
     "sieis_records_written_total": "records_written",
     "sieis_duplicates_total": "duplicates",
-    "sieis_records_lost_total": "lost",
+    _LOST: "lost",
     "sieis_errors_total": "errors",
 }
 

@@ -8,7 +8,7 @@ import polars as pl
 from sieis_platform.reading import FIELDS, KEY
 
 _COLUMNS = [*KEY, *FIELDS, "source_partition"]
-#: 2^64 divided by the golden ratio, odd: neighbouring times lie far apart (Knuth, The Art of Computer Programming, 6.4).
+#: 2^64 divided by the golden ratio, odd: neighbouring times lie far apart (Knuth, The Art of Computer Programming 6.4).
 _SPREAD = -7046029254386353131
 
 
@@ -29,8 +29,8 @@ class DuplicateWindow:
         Nothing is remembered until `remember` is called with the second frame, once the rows are safely stored.
         """
         both = pl.concat([self._seen, rows.select(_COLUMNS)]) if self._seen.height else rows.select(_COLUMNS)
-        # Keys that occur once, nearly all of them, need no comparison. Two keys that only look the same as one number (it
-        # wraps around) cost a comparison that finds them different.
+        # Keys that occur once, nearly all of them, need no comparison. Two keys that only look the same as one number
+        # (it wraps around) cost a comparison that finds them different.
         as_number = both.select(pl.col("timestamp") * _SPREAD + pl.col("mote_id")).to_series()
         if as_number.n_unique() == both.height:
             return rows, self._tail(both)

@@ -1,6 +1,6 @@
-"""What Dagster should make of our errors: try again, or fail at once and say why.
+"""What Dagster should make of our errors: try again, or fail at once and say why; and what it says of them later.
 
-Belongs here: that translation, in one place. Not here: the errors.
+Belongs here: that translation both ways, in one place. Not here: the errors.
 """
 
 from collections.abc import Iterator
@@ -26,3 +26,14 @@ def dagster_failures() -> Iterator[None]:
         raise dg.RetryRequested(RETRIES.max_retries, seconds_to_wait=RETRIES.calculate_delay(attempt)) from error
     except FatalError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def step_failure(event: dg.DagsterEvent) -> str:
+    """Why a step failed, from its failure event: what we said ourselves, else the innermost cause."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error else "failed"

@@ -25,14 +25,16 @@ __all__ = [
 ]
 
 
-def read_batches(path: Path | str, *, start_offset: int = 0, batch_rows: int = 200_000) -> Iterator[Batch]:
+def read_batches(
+    path: Path | str, *, start_offset: int = 0, end_offset: int | None = None, batch_rows: int = 200_000
+) -> Iterator[Batch]:
     """Parse a file in batches of about `batch_rows` lines, in file order.
 
-    `start_offset` is the `end_offset` of an earlier batch: reading goes on behind it. Memory is bounded by
-    `batch_rows`, whatever the file holds. Raises: SourceError subclasses (stream.py); batches yielded before stay
-    valid.
+    `start_offset` is the `end_offset` of an earlier batch: reading goes on behind it. Nothing is read behind an
+    `end_offset` (of a profile), although the file may have grown since. Memory is bounded by `batch_rows`, whatever the
+    file holds. Raises: SourceError subclasses (stream.py); batches yielded before stay valid.
     """
-    with SourceStream(path) as stream:
+    with SourceStream(path, end_offset=end_offset) as stream:
         stream.skip_to(start_offset)
         for block in line_blocks(stream, batch_rows):
             yield parse_block(block)

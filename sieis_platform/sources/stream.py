@@ -58,9 +58,12 @@ class SourceStream:
     Raises (from the constructor and `read`): SourceError subclasses that name the file, the byte and the remedy.
     """
 
-    def __init__(self, path: Path | str, digest: "hashlib.blake2b | None" = None) -> None:
+    def __init__(
+        self, path: Path | str, digest: "hashlib.blake2b | None" = None, end_offset: int | None = None
+    ) -> None:
         self.path = Path(path)
         self.position = 0
+        self._end_offset = end_offset  # what is behind it is not read
         self._digest = digest  # fed with all that is read
         try:
             kind = self.path.stat().st_mode
@@ -95,7 +98,9 @@ class SourceStream:
         self._file.close()
 
     def read(self, size: int = PIECE_BYTES) -> bytes:
-        """Up to `size` decompressed bytes; empty at the end of the file."""
+        """Up to `size` decompressed bytes; empty at the end of the file, or at the end offset."""
+        if self._end_offset is not None:
+            size = min(size, max(0, self._end_offset - self.position))
         try:
             piece = self._stream.read(size)
         except EOFError as error:
@@ -132,6 +137,28 @@ class SourceStream:
                 f"{self.path} has {self.position:,} bytes of text, but an earlier run had read {offset:,}; "
                 "the file was replaced or cut: restore it, or load it as a new file"
             )
+
+
+class Unchanged:
+    """Whether a file is still as it was when this was made, by its size and modification time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before = self._now()
+
+    def check(self) -> None:
+        """Raises: SourceChangedError."""
+        if self._now() != self._before:
+            raise SourceChangedError(
+                f"{self.path} was written to or taken away while it was read; load it once nobody writes it any more"
+            )
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:  # whoever reads it says why
+            return None
+        return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)

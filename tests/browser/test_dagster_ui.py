@@ -159,7 +159,7 @@ def test_a_run_that_fails_is_alerted_by_the_daemon(page: Page, site: Site) -> No
         with State.open(site.settings) as state:
             alerts = state.recent_alerts(10)
     (stored,) = alerts
-    assert stored.alert.subject == "run/rebuild_hot_store"
+    assert stored.alert.subject == "run/rebuild_hot_store/rebuild_hot_store_op"
     assert "first_day and last_day are days like" in stored.alert.text
 
 

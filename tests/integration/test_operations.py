@@ -1,6 +1,7 @@
 """Operations in Dagster on real instances: alerts, the inbox, rebuilding, runs that grow old, automation."""
 
 import datetime as dt
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sieis_platform.defs.operations.run_history import delete_old_runs
 from sieis_platform.defs.partitions import Window, today
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.settings import Settings
-from sieis_platform.state import State, StoredAlert
+from sieis_platform.state import State, StateUnavailableError, StoredAlert
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 from sieis_platform.timeline import TimelineFile
 from tests.receiver import Receiver
@@ -81,33 +82,87 @@ def kept(settings: Settings) -> list[StoredAlert]:
 def failed(
     settings: Settings, instance: dg.DagsterInstance, tags: dict[str, str] | None = None
 ) -> dg.ExecuteInProcessResult:
-    """A run that fails because there is no archive, told to the sensor."""
+    """A run that fails because there is no archive."""
     job = build_definitions(settings).resolve_job_def("observe_archive")
-    result = job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
-    failure = next(event for event in result.all_events if event.event_type_value == "PIPELINE_FAILURE")
-    context = dg.build_run_status_sensor_context(
-        sensor_name=failed_run.name,
-        dagster_instance=instance,
-        dagster_run=result.dagster_run,
-        dagster_event=failure,
-        resources={"platform": PlatformResource.of(settings)},
-    ).for_run_failure()
-    failed_run(context)
-    return result
+    return job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
 
 
-def test_a_failed_run_is_an_alert_with_its_reason(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_failed_runs_since_the_last_look_are_alerts_with_their_reasons(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    old = failed(settings, instance)
+    cursor = tick(failed_run, settings, instance, None).cursor
+    assert kept(settings) == []  # what failed before anyone looked is not news
     first = failed(settings, instance)
     failed(settings, instance)
+    cursor = tick(failed_run, settings, instance, cursor).cursor
+    instance.add_run_tags(old.run_id, {"seen_by": "somebody"})  # an update that is no failure
+    tick(failed_run, settings, instance, cursor)
     (stored,) = kept(settings)
-    assert (stored.alert.subject, stored.alert.level, stored.repeats) == ("run/observe_archive", "failure", 1)
+    assert (stored.alert.subject, stored.alert.level, stored.repeats) == (
+        "run/observe_archive/observe_archive_table",
+        "failure",
+        1,
+    )
     assert "sieis load" in stored.alert.text
     assert first.run_id in stored.alert.text
 
 
+def test_another_file_is_another_matter(settings: Settings, instance: dg.DagsterInstance) -> None:
+    cursor = tick(failed_run, settings, instance, None).cursor
+    for name in ("letter.txt", "other.txt", "letter.txt"):
+        put(settings, name, "Dear Sir or Madam\n")
+        config = {"ops": {"load_inbox_file": {"config": {"file": name}}}}
+        request = dg.RunRequest(run_config=config, tags={"sieis/inbox_file": name})
+        assert not run_requested(settings, instance, request).success
+    tick(failed_run, settings, instance, cursor)
+    assert {stored.alert.subject: stored.repeats for stored in kept(settings)} == {
+        "run/load_inbox/load_inbox_file/letter.txt": 1,
+        "run/load_inbox/load_inbox_file/other.txt": 0,
+    }
+
+
+def test_a_failed_run_is_alerted_once_the_state_is_back(settings: Settings, instance: dg.DagsterInstance) -> None:
+    cursor = tick(failed_run, settings, instance, None).cursor
+    result = failed(settings, instance)
+    settings.state_path.mkdir(parents=True)  # in the way
+    with pytest.raises(StateUnavailableError):
+        tick(failed_run, settings, instance, cursor)
+    settings.state_path.rmdir()
+    tick(failed_run, settings, instance, cursor)
+    (stored,) = kept(settings)
+    assert result.run_id in stored.alert.text
+
+
 def test_a_run_that_is_started_again_is_no_alert_yet(settings: Settings, instance: dg.DagsterInstance) -> None:
+    cursor = tick(failed_run, settings, instance, None).cursor
     failed(settings, instance, {"dagster/will_retry": "true"})
+    cursor = tick(failed_run, settings, instance, cursor).cursor
     assert kept(settings) == []
+    failed(settings, instance)
+    tick(failed_run, settings, instance, cursor)
+    assert [stored.repeats for stored in kept(settings)] == [0]
+
+
+@pytest.mark.parametrize(("again", "alerts"), [("true", 0), ("false", 1)])
+def test_where_runs_are_retried_the_word_of_it_is_waited_for(
+    settings: Settings, tmp_path: Path, again: str, alerts: int
+) -> None:
+    """Dagster notes the failure first, and in a second step whether it starts the run again."""
+    overrides = {"run_retries": {"enabled": True, "max_retries": 1}}
+    home = tmp_path / "home"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home), overrides=overrides) as instance:
+        cursor = tick(failed_run, settings, instance, None).cursor
+        run = instance.create_run_for_job(build_definitions(settings).resolve_job_def("observe_archive"))
+        gone = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, run.job_name, message="its process is gone")
+        instance.run_storage.handle_run_event(run.run_id, gone)
+        cursor = tick(failed_run, settings, instance, cursor).cursor
+        assert kept(settings) == []
+        instance.add_run_tags(run.run_id, {"dagster/will_retry": again})
+        cursor = tick(failed_run, settings, instance, cursor).cursor
+        tick(failed_run, settings, instance, cursor)
+        assert [stored.repeats for stored in kept(settings)] == [0] * alerts
 
 
 def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> dg.AssetCheckEvaluation:
@@ -130,6 +185,35 @@ def test_failed_checks_since_the_last_look_are_alerts(settings: Settings, instan
     assert found == {("check/archive: positions_unique", "failure"), ("check/archive: ranges", "warning")}
     tick(failed_check, settings, instance, cursor)
     assert [stored.repeats for stored in kept(settings)] == [0, 0]
+
+
+def test_a_check_that_fails_after_a_look_at_its_plan_is_an_alert(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of checks are made when a run is planned: a look between that and the evaluation must not count them."""
+    monkeypatch.setenv("SIEIS_INFLUX_TOKEN", "none")
+    away = settings.model_copy(update={"influx_url": "http://127.0.0.1:1"})
+    open_archive(settings).create()
+    run_id, looks = str(uuid.uuid4()), []
+    cursor = tick(failed_check, settings, instance, None).cursor
+
+    def look(event: dg.EventLogEntry) -> None:
+        if event.dagster_event_type is dg.DagsterEventType.RUN_START:
+            assert (
+                instance.event_log_storage.get_asset_check_execution_history(key, limit=1)[0].status.value == "PLANNED"
+            )
+            looks.append(tick(failed_check, settings, instance, cursor).cursor)
+
+    key = dg.AssetCheckKey(dg.AssetKey("hot_store"), "freshness")
+    instance.add_event_listener(run_id, look)
+    job = build_definitions(away).resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(instance=instance, run_id=run_id, op_selection=["hot_store_expectations"])
+    assert result.success
+    assert (len(looks), kept(settings)) == (1, [])
+    tick(failed_check, settings, instance, looks[0])
+    subjects = {stored.alert.subject for stored in kept(settings)}
+    assert subjects == {"check/hot_store: freshness", "check/hot_store: equals_archive"}
+    assert all(run_id in stored.alert.text for stored in kept(settings))
 
 
 def test_alerts_are_delivered_and_told(settings: Settings, instance: dg.DagsterInstance, receiver: Receiver) -> None:
@@ -157,6 +241,11 @@ def test_alerts_are_delivered_and_told(settings: Settings, instance: dg.DagsterI
     assert observed.metadata["waiting"].value == 0
     assert int(str(observed.metadata["failed_deliveries"].value)) >= 1
     assert "no new alerts" in (tick(alert_delivery, settings, instance, data.cursor, platform).skip_message or "")
+    instance.report_runless_asset_event(evaluation("schema", False, dg.AssetCheckSeverity.ERROR))
+    tick(failed_check, settings, instance, cursor, platform)
+    assert [one.repeats > 0 for one in kept(settings)] == [True]
+    again = tick(alert_delivery, settings, instance, data.cursor, platform)  # a repeat is not told
+    assert (again.asset_events, again.cursor) == ([], data.cursor)
 
 
 # -- the inbox -----------------------------------------------------------------------------------------------------
@@ -165,6 +254,7 @@ LINE = "2004-02-28 00:{minute:02}:30.5 {minute} 1 20.5 40.1 100.0 2.6\n"
 
 
 def put(settings: Settings, name: str, text: str | None = None) -> Path:
+    TimelineFile.of(settings).fix(settings, dt.date(2004, 2, 28), 1)  # as a load of the data set does
     path = settings.inbox_location / name
     path.write_text(text or "".join(LINE.format(minute=minute) for minute in range(20)))
     return path
@@ -215,7 +305,6 @@ def test_a_file_that_cannot_be_loaded_now_is_tried_three_times(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     put(settings, "readings.txt")
-    settings.data_dir.mkdir(parents=True)
     (settings.data_dir / "archive").write_text("in the way")  # the store's fault, not the file's
     cursor = tick(inbox, settings, instance, None).cursor
     attempts = 0

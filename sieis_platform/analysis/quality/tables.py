@@ -103,6 +103,8 @@ def deliveries(
     counts: dict[tuple[str, str | None], list[int]] = {}
     for entry in entries:
         kind, _, name = entry.app.partition("/")
+        if kind == "backfill":  # counts its commits, not lines: those are accounted for by the load of the file
+            continue
         if kind == "history":
             key = (f"history:{name}", None) if name in histories else None
             records = entry.stored + entry.duplicates + entry.dead + entry.skipped

@@ -3,7 +3,10 @@
 Belongs here: what of Dagster becomes an alert. Not here: cooldown and delivery (sieis_platform.alerts).
 """
 
-from typing import Final
+import datetime as dt
+import time
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
 import dagster as dg
 import msgspec
@@ -14,7 +17,9 @@ from dagster._core.storage.asset_check_execution_record import (  # no public wa
 )
 
 from sieis_platform.alerts import AlertDeliveryError
+from sieis_platform.defs.failures import step_failure
 from sieis_platform.defs.metadata import OWNERS, columns, labels, preview_of
+from sieis_platform.defs.operations.inbox import FILE_TAG
 from sieis_platform.defs.operations.keys import ALERTS
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.state import NewAlert, StoredAlert
@@ -22,8 +27,14 @@ from sieis_platform.state import NewAlert, StoredAlert
 _LOOK_SECONDS: Final = 30
 _FAILURES_READ: Final = 20  # failed evaluations of one check between two looks; more are one alert anyway
 _REASON_CHARACTERS: Final = 1_000
+_SUBJECT_CHARACTERS: Final = 500  # as long as the state keeps them
 _RECENT: Final = 5
-_WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster when a run has failed
+_WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster right after a run has failed, where it retries runs
+_TAG_SECONDS: Final = 60
+#: A failure may become visible after a look although it is of before: another process' clock, a slow commit.
+_REACH_SECONDS: Final = 300
+
+_Cursor = TypeVar("_Cursor")
 
 _SCHEMA: Final = pl.Schema(
     {
@@ -37,38 +48,72 @@ _SCHEMA: Final = pl.Schema(
 )
 
 
-@dg.run_failure_sensor(
+class _Runs(msgspec.Struct):
+    """`since`: time of the last look, Unix seconds; `seen`: failed runs dealt with that the next look meets again."""
+
+    since: float
+    seen: list[str]
+
+
+@dg.sensor(
     name="failed_run",
-    default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=_LOOK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description="An alert for every failed run that is not started again, with the error of each failed step.",
 )
-def failed_run(context: dg.RunFailureSensorContext, platform: PlatformResource) -> None:
-    """Keep the alert; `alert_delivery` sends it."""
-    run = context.dagster_run
-    if run.tags.get(_WILL_RETRY) == "true":
-        return  # its process died, and it is started again (dagster.yaml): how that one ends is what counts
-    reasons = [f"step {event.step_key}: {_reason(event)}" for event in context.get_step_failure_events()]
+def failed_run(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult:
+    """Look at runs that failed since the last look; those before the first look are not news.
+
+    Not one of Dagster's sensors of run status: their cursor passes a run even where its alert could not be kept. This
+    one returns its cursor once all are kept: with the operational state away, the next tick sees the same runs.
+    """
+    now = time.time()
+    before = _decoded(context.cursor, _Runs)
+    reach = (before.since if before else now) - _REACH_SECONDS
+    records = context.instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=dt.datetime.fromtimestamp(reach, dt.UTC)),
+        order_by="update_timestamp",
+        ascending=True,
+    )
+    if before is None:
+        cursor = _Runs(now, [record.dagster_run.run_id for record in records])
+        text = msgspec.json.encode(cursor).decode()
+        return dg.SensorResult(skip_reason="from now on failed runs are alerted", cursor=text)
+    seen, kept = set(before.seen), 0
+    with platform.alerts() as alerts:
+        for record in records:
+            run, ended = record.dagster_run, record.end_time or record.update_timestamp.timestamp()
+            if run.run_id in seen or ended < reach:  # one that ended earlier has been given a tag since
+                continue
+            if context.instance.run_retries_enabled and _WILL_RETRY not in run.tags and ended > now - _TAG_SECONDS:
+                continue  # whether it is started again is not said yet
+            if run.tags.get(_WILL_RETRY) != "true":  # else how the next one ends is what counts
+                kept += alerts.raise_alert(_of_run(context.instance, run))
+            seen.add(run.run_id)
+    cursor = _Runs(now, [run_id for record in records if (run_id := record.dagster_run.run_id) in seen])
+    return dg.SensorResult(skip_reason=f"{kept} failed run(s) alerted", cursor=msgspec.json.encode(cursor).decode())
+
+
+def _of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> NewAlert:
+    kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    events = [entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kinds) if entry.dagster_event]
+    reasons = [
+        f"step {event.step_key}: {step_failure(event)[:_REASON_CHARACTERS]}"
+        for event in events
+        if event.is_step_failure
+    ]
     if not reasons:
-        reasons = [context.failure_event.message or "the run failed before any step"]
-    alert = NewAlert(
-        subject=f"run/{run.job_name}",
+        said = [event.message for event in events if event.message]
+        reasons = [said[-1] if said else "the run failed before any step"]
+    # Another step, or another file of the inbox, is another matter, which the cooldown must not hold back.
+    steps = "+".join(sorted({event.step_key or "" for event in events if event.is_step_failure}))
+    about = [run.job_name, steps, run.tags.get(FILE_TAG)]
+    return NewAlert(
+        subject="/".join(["run", *(part for part in about if part)])[:_SUBJECT_CHARACTERS],
         title=f"{run.job_name} failed",
         text="\n".join([*reasons, f"run {run.run_id}; the runbook tells what to do"]),
         level="failure",
     )
-    with platform.alerts() as alerts:
-        alerts.raise_alert(alert)
-
-
-def _reason(event: dg.DagsterEvent) -> str:
-    data = event.step_failure_data
-    if data.user_failure_data and data.user_failure_data.description:
-        return data.user_failure_data.description[:_REASON_CHARACTERS]
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error.message.strip()[:_REASON_CHARACTERS] if error else "failed"
 
 
 @dg.sensor(
@@ -78,26 +123,44 @@ def _reason(event: dg.DagsterEvent) -> str:
     description="An alert for every failed check: a warning about the building, or a failure of the platform.",
 )
 def failed_check(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
-    """Look at evaluations since the last look; those before the first look are not news."""
+    """Look at evaluations since the last look; those before the first look are not news.
+
+    A row is there from the moment a check is planned, and becomes that of its evaluation later: its number says nothing
+    of when the check failed. The cursor therefore keeps which failed rows were seen.
+    """
     assert context.repository_def is not None  # noqa: S101 - Dagster gives it to a sensor that runs
-    keys = list(context.repository_def.asset_graph.asset_check_keys)
     storage = context.instance.event_log_storage
-    newest = storage.get_latest_asset_check_execution_by_key(keys)
-    seen = {key.to_user_string(): record.id for key, record in newest.items()}
+    failed = {
+        key: storage.get_asset_check_execution_history(
+            key, limit=_FAILURES_READ, status={AssetCheckExecutionRecordStatus.FAILED}
+        )
+        for key in context.repository_def.asset_graph.asset_check_keys
+    }
+    seen = {key.to_user_string(): [one.id for one in records] for key, records in failed.items()}
     text = msgspec.json.encode(seen).decode()
-    if not context.cursor:
+    before = _decoded(context.cursor, dict[str, list[int]])
+    if before is None:
         return dg.SensorResult(skip_reason="from now on failed checks are alerted", cursor=text)
-    before = msgspec.json.decode(context.cursor, type=dict[str, int])
     kept = 0
     with platform.alerts() as alerts:
-        for key, record in newest.items():
-            last = before.get(key.to_user_string(), 0)
-            if record.id > last:
-                failed = storage.get_asset_check_execution_history(
-                    key, limit=_FAILURES_READ, status={AssetCheckExecutionRecordStatus.FAILED}
-                )
-                kept += sum(alerts.raise_alert(_of(one)) for one in reversed(failed) if one.id > last)
+        for key, records in failed.items():
+            new = _new(records, before.get(key.to_user_string(), []))
+            kept += sum(alerts.raise_alert(_of(one)) for one in new)
     return dg.SensorResult(skip_reason=f"{kept} failed check(s) alerted", cursor=text)
+
+
+def _new(failed: Sequence[AssetCheckExecutionRecord], seen: Sequence[int]) -> list[AssetCheckExecutionRecord]:
+    """Those not seen, oldest first; where not all could be seen, none of before those that were."""
+    first = min(seen) if len(seen) >= _FAILURES_READ else 0
+    return [one for one in reversed(failed) if one.id not in seen and one.id > first]
+
+
+def _decoded(cursor: str | None, kind: type[_Cursor]) -> _Cursor | None:
+    """The cursor; None where there is none, or one that an earlier version has left."""
+    try:
+        return msgspec.json.decode(cursor, type=kind) if cursor else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def _of(record: AssetCheckExecutionRecord) -> NewAlert:
@@ -131,7 +194,8 @@ def alert_delivery(context: dg.SensorEvaluationContext, platform: PlatformResour
                 f"{len(outcome.failures)} alert(s) not delivered, they are tried again: {'; '.join(outcome.failures)}"
             )
         counts, recent, deliverable = state.alert_counts(), state.recent_alerts(_RECENT), alerts.deliverable
-    cursor = msgspec.json.encode(counts).decode()
+    # Repeats are not news: what stays broken is held back at every look, and each telling is kept by Dagster for good.
+    cursor = msgspec.json.encode(counts._replace(repeats=0)).decode()
     if cursor == context.cursor or not counts.kept:
         quiet = "no new alerts" if deliverable else "alerts are only kept: SIEIS_ALERT_URLS is not set"
         return dg.SkipReason(quiet)

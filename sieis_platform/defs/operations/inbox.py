@@ -20,7 +20,8 @@ from sieis_platform.inbox import Version, load_waiting, settled, waiting_files
 from sieis_platform.settings import Settings
 
 _LOOK_SECONDS: Final = 30
-_FILE: Final = "sieis/inbox_file"
+#: Tag of a run: the name of the file that it loads.
+FILE_TAG: Final = "sieis/inbox_file"
 _VERSION: Final = "sieis/inbox_version"
 #: Runs for one version of a file before it is left to a person (each failed one has been alerted).
 _ATTEMPTS: Final = 3
@@ -107,8 +108,8 @@ def _seen(cursor: str | None) -> dict[str, tuple[int, int]]:
 
 def _request(instance: dg.DagsterInstance, name: str, version: Version) -> dg.RunRequest | None:
     """A run for this version of the file, unless one is under way or enough have failed."""
-    tags = {_FILE: name, _VERSION: str(version)}
-    runs = instance.get_runs(dg.RunsFilter(job_name=load_inbox.name, tags={_FILE: name}))
+    tags = {FILE_TAG: name, _VERSION: str(version)}
+    runs = instance.get_runs(dg.RunsFilter(job_name=load_inbox.name, tags={FILE_TAG: name}))
     earlier = [run for run in runs if run.tags.get(_VERSION) == str(version)]
     if any(not run.is_finished for run in runs) or len(earlier) >= _ATTEMPTS:
         return None

@@ -13,6 +13,7 @@ from dagster._core.instance.ref import InstanceRef  # the one way to give an ins
 
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.assembly import build_definitions
+from sieis_platform.defs.failures import step_failure
 from sieis_platform.defs.ml.assets import MODEL
 from sieis_platform.defs.operations.home import overrides, prepare_home
 from sieis_platform.defs.operations.jobs import observe_archive, refresh, refresh_and_train
@@ -122,7 +123,7 @@ def _summary(window: Window, results: list[dg.ExecuteInProcessResult], seconds: 
                 else:
                     failed.append(text)
             elif event.is_step_failure:
-                steps.append(f"step {event.step_key}: {_reason(event)}")
+                steps.append(f"step {event.step_key}: {step_failure(event)}")
         if not result.success and not (failed or steps):
             steps.append(f"run {result.run_id} failed; `sieis up` shows it in the Dagster UI")
     return MaterializeSummary(
@@ -136,13 +137,3 @@ def _summary(window: Window, results: list[dg.ExecuteInProcessResult], seconds: 
         warnings=warnings,
         failures=[*failed, *steps],
     )
-
-
-def _reason(event: dg.DagsterEvent) -> str:
-    data = event.step_failure_data
-    if data.user_failure_data and data.user_failure_data.description:
-        return data.user_failure_data.description
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error.message.strip() if error else "failed"

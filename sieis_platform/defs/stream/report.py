@@ -4,7 +4,7 @@ Belongs here: when an asset is told anew, and what is told. Not here: asking the
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
@@ -26,6 +26,7 @@ _LOOK_SECONDS: Final = 30
 _TELL_SECONDS: Final = 300
 #: A consumer that is restarted or redeployed is back within this time.
 _DOWN_SECONDS: Final = 300
+_SUBJECT_CHARACTERS: Final = 500  # as long as the state keeps them
 
 
 class _Told(msgspec.Struct):
@@ -35,10 +36,19 @@ class _Told(msgspec.Struct):
     state: str
 
 
-class _Cursor(msgspec.Struct):
-    told: dict[str, _Told] = {}
-    down_since: float | None = None
+class _Consumer(msgspec.Struct):
+    """One that has answered before: records it has counted as lost, since when it is silent, when that was alerted."""
+
     lost: int = 0
+    silent_since: float | None = None
+    alerted_at: float | None = None
+
+
+class _Cursor(msgspec.Struct):
+    """What was told by asset, and the consumers by their address."""
+
+    told: dict[str, _Told] = {}
+    consumers: dict[str, _Consumer] = {}
 
 
 @dg.sensor(
@@ -51,12 +61,14 @@ def consumer_report(context: dg.SensorEvaluationContext, platform: PlatformResou
     """Read the metrics; tell each asset whose state has changed, at most every _TELL_SECONDS."""
     cursor = msgspec.json.decode(context.cursor, type=_Cursor) if context.cursor else _Cursor()
     now = time.time()
+    urls = platform.settings().consumer_metrics
     try:
-        reported = read_reported(platform.settings().consumer_metrics)
+        reported = read_reported(urls)
     except (ConsumerDownError, NotConsumerMetricsError) as error:
-        return _silent(cursor, now, error, platform)
-    cursor.down_since = None
-    _alert_of_losses(cursor, reported, platform)
+        _alert_of_silence(cursor, urls, now, platform)
+        return dg.SensorResult(skip_reason=str(error), cursor=msgspec.json.encode(cursor).decode())
+    _alert_of_losses(cursor, reported.lost, platform)
+    _alert_of_silence(cursor, reported.silent, now, platform)
     events = []
     for key, state, describe in _assets(reported):
         told = cursor.told.get(key.to_user_string())
@@ -70,32 +82,48 @@ def consumer_report(context: dg.SensorEvaluationContext, platform: PlatformResou
     return dg.SensorResult(asset_events=events, cursor=text)
 
 
-def _silent(cursor: _Cursor, now: float, error: SieisError, platform: PlatformResource) -> dg.SensorResult:
-    """The skip reason; an alert where a consumer that has been there is gone for good."""
-    if cursor.down_since is None:
-        cursor.down_since = now
-    elif cursor.told and now - cursor.down_since >= _DOWN_SECONDS:
+def _alert_of_silence(cursor: _Cursor, silent: Sequence[str], now: float, platform: PlatformResource) -> None:
+    """An alert for each consumer that has been there and is gone for good: at once, then at most once a cooldown."""
+    cooldown = platform.settings().alert_cooldown_seconds
+    for url, consumer in cursor.consumers.items():
+        if url not in silent:
+            consumer.silent_since = consumer.alerted_at = None
+            continue
+        if consumer.silent_since is None:
+            consumer.silent_since = now
+        told = consumer.alerted_at is not None and now - consumer.alerted_at < cooldown
+        if told or now - consumer.silent_since < _DOWN_SECONDS:
+            continue
         alert = NewAlert(
-            "consumer/down", "The consumer is down", f"{error}\nSilent since {moment(cursor.down_since)}.", "failure"
-        )
-        with platform.alerts() as alerts:
-            alerts.raise_alert(alert)
-    return dg.SensorResult(skip_reason=str(error), cursor=msgspec.json.encode(cursor).decode())
-
-
-def _alert_of_losses(cursor: _Cursor, reported: Reported, platform: PlatformResource) -> None:
-    lost = sum(sink.lost for sink in reported.sinks.values())
-    if lost > cursor.lost:
-        alert = NewAlert(
-            "consumer/lost",
-            f"{lost - cursor.lost:,} records were lost",
-            "The broker deleted them before they were read. `sieis verify` shows the gap; if the source still has the "
-            "readings, load them as a file.",
+            f"consumer/down/{url}"[:_SUBJECT_CHARACTERS],
+            "The consumer is down",
+            f"No consumer answers at {url} since {moment(consumer.silent_since)}: start it (`sieis consume`), or "
+            "correct SIEIS_METRICS_URLS.",
             "failure",
         )
         with platform.alerts() as alerts:
             alerts.raise_alert(alert)
-    cursor.lost = lost  # a restarted consumer counts from 0 again
+        consumer.alerted_at = time.time()
+
+
+def _alert_of_losses(cursor: _Cursor, lost: Mapping[str, int], platform: PlatformResource) -> None:
+    """One alert of what the consumers that answer have lost since the last look at each."""
+    new = 0
+    for url, count in lost.items():
+        consumer = cursor.consumers.setdefault(url, _Consumer())
+        new += count - consumer.lost if count >= consumer.lost else count  # a restarted consumer counts from 0
+        consumer.lost = count
+    if not new:
+        return
+    alert = NewAlert(
+        "consumer/lost",
+        f"{new:,} records were lost",
+        "The broker deleted them before they were read. `sieis verify` shows the gap; if the source still has the "
+        "readings, load them as a file.",
+        "failure",
+    )
+    with platform.alerts() as alerts:
+        alerts.raise_alert(alert)
 
 
 def _assets(reported: Reported) -> Iterator[tuple[dg.AssetKey, str, Any]]:

@@ -1,10 +1,12 @@
 """The inbox: files are loaded once, moved with what became of them, and left alone while somebody writes them."""
 
+import datetime as dt
 import os
 from pathlib import Path
 
 import pytest
 
+from sieis_platform import history
 from sieis_platform.history import HistoricalLoad
 from sieis_platform.inbox import (
     InboxFileChangedError,
@@ -15,8 +17,11 @@ from sieis_platform.inbox import (
     waiting_files,
 )
 from sieis_platform.settings import Settings
+from sieis_platform.sources.chosen import recall
+from sieis_platform.sources.profiles import Profile, profile
 from sieis_platform.stores.archive import ArchiveUnavailableError, Commit
 from sieis_platform.stores.open import open_archive, open_hot
+from sieis_platform.timeline import TimelineFile
 
 LINE = "2004-02-28 00:{minute:02}:30.5 {epoch} 1 20.5 40.1 100.0 2.6\n"
 
@@ -25,6 +30,7 @@ LINE = "2004-02-28 00:{minute:02}:30.5 {epoch} 1 20.5 40.1 100.0 2.6\n"
 def settings(tmp_path: Path) -> Settings:
     made = Settings(data_dir=tmp_path / "var", inbox_dir=tmp_path / "inbox", _env_file=None)
     made.inbox_location.mkdir()
+    TimelineFile.of(made).fix(made, dt.date(2004, 2, 28), 1)  # as a load of the data set does
     return made
 
 
@@ -75,6 +81,26 @@ def test_what_holds_no_reading_goes_to_failed_with_the_reason(settings: Settings
     assert "holds no reading" in (failed / "letter.txt.reason.txt").read_text()
 
 
+def test_a_file_of_the_inbox_does_not_become_the_data_set(settings: Settings, tmp_path: Path) -> None:
+    data_set = tmp_path / "data_set.txt"
+    data_set.write_text("".join(LINE.format(minute=minute, epoch=minute) for minute in range(30, 40)))
+    hot = open_hot(settings)
+    HistoricalLoad(settings, hot, open_archive(settings)).load(data_set)
+    hot.close()
+    put(settings)
+    assert load(settings).summary is not None
+    assert recall(settings) == data_set
+
+
+def test_without_a_data_set_a_file_is_refused_and_fixes_nothing(settings: Settings) -> None:
+    TimelineFile.of(settings).path.unlink()
+    put(settings)
+    outcome = load(settings)
+    assert (outcome.summary, outcome.moved_to) == (None, settings.inbox_location / "failed" / "readings.txt")
+    assert "sieis load" in outcome.moved_to.with_name("readings.txt.reason.txt").read_text()
+    assert TimelineFile.of(settings).read() is None
+
+
 def test_unfinished_hidden_and_linked_files_are_not_waiting(settings: Settings, tmp_path: Path) -> None:
     for name in ("a.txt.part", "b.tmp", ".hidden", "c.txt~"):
         put(settings, name)
@@ -101,8 +127,8 @@ def test_a_file_written_to_while_it_is_loaded_stays(settings: Settings, monkeypa
     path = put(settings)
     real = HistoricalLoad.load
 
-    def load_then_touch(self: HistoricalLoad, source: Path) -> object:
-        summary = real(self, source)
+    def load_then_touch(self: HistoricalLoad, source: Path, *, remembered: bool) -> object:
+        summary = real(self, source, remembered=remembered)
         os.utime(path, ns=(1, 1))
         return summary
 
@@ -110,6 +136,60 @@ def test_a_file_written_to_while_it_is_loaded_stays(settings: Settings, monkeypa
     with pytest.raises(InboxFileChangedError):
         load(settings)
     assert path.exists()
+
+
+def test_a_file_that_grows_before_its_first_commit_is_not_loaded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(settings)
+
+    def profile_then_append(source: Path) -> Profile:
+        facts = profile(source)
+        with path.open("a") as file:
+            file.write(LINE.format(minute=30, epoch=30))
+        return facts
+
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "profile", profile_then_append)
+        with pytest.raises(InboxFileChangedError):
+            load(settings)
+    assert path.exists()
+    assert load(settings).summary is not None
+    assert stored(settings) == 11  # none twice, under the name of the shorter file
+
+
+def test_a_file_that_grows_is_committed_no_further(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings.model_copy(update={"load_batch_rows": 1_000})
+    path = settings.inbox_location / "readings.txt"
+    line = "2004-02-28 {:02d}:{:02d}:{:02d}.5 1 1 20.5 40.1 100.0 2.6\n"
+    path.write_text("".join(line.format(i // 3600, i // 60 % 60, i % 60) for i in range(60_000)))
+    archive, commits = open_archive(settings), []
+    append = archive.append
+
+    def append_both(commit: Commit) -> int:
+        commits.append(commit.rows.height)
+        with path.open("a") as file:
+            file.write(line.format(23, 0, 0))
+        return append(commit)
+
+    monkeypatch.setattr(archive, "append", append_both)
+    hot = open_hot(settings)
+    with pytest.raises(InboxFileChangedError):
+        load_waiting(settings, hot, archive, path.name)
+    hot.close()
+    assert len(commits) == 1
+    assert stored(settings) == commits[0] < 60_000
+
+
+def test_a_file_of_which_nothing_was_loaded_goes_to_failed(settings: Settings) -> None:
+    path = settings.inbox_location / "summer.txt"
+    path.write_text("".join(f"2004-06-01 00:00:{second:02}.5 1 1 20.5 40.1 100.0 2.6\n" for second in range(20)))
+    outcome = load(settings, path.name)
+    assert (outcome.summary, outcome.moved_to) == (None, settings.inbox_location / "failed" / "summer.txt")
+    told = outcome.moved_to.with_name("summer.txt.reason.txt").read_text()
+    assert "of 20 lines outside_dataset_span 20" in told
+    assert "timeline.json" in told
+    assert stored(settings) == 0
 
 
 def test_a_store_that_fails_leaves_the_file_where_it_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

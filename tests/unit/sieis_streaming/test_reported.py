@@ -41,6 +41,7 @@ def test_processes_of_one_store_are_added_up(processes: list[tuple[ConsumerMetri
         metrics.end.labels("archive", partition).set(end + 5)
         metrics.lag.labels("archive", partition).set(5)
         metrics.dead_letters.labels("archive", "not_json").inc(3)
+    one.lost.labels("archive").inc(7)
     one.written("archive", rows(4, 1_000.0))
     two.written("archive", rows(6, 2_000.0))
     reported = read_reported([first, second])
@@ -48,6 +49,7 @@ def test_processes_of_one_store_are_added_up(processes: list[tuple[ConsumerMetri
     assert (archive.stored, archive.ends, archive.lag) == ({0: 10, 1: 20}, {0: 15, 1: 25}, {0: 5, 1: 5})
     assert (archive.records_written, archive.last_event_seconds) == (10, 2_000.0)
     assert reported.dead_letters == {first: {"not_json": 3}, second: {"not_json": 3}}
+    assert reported.lost == {first: 7, second: 0}
     assert reported.silent == []
 
 
@@ -78,7 +80,7 @@ def test_one_that_is_silent_is_named_and_the_other_heard(processes: list[tuple[C
         read_reported([gone])
 
 
-def test_another_server_at_the_address_is_no_consumer() -> None:
+def test_another_server_at_the_address_is_no_consumer(processes: list[tuple[ConsumerMetrics, str]]) -> None:
     registry = CollectorRegistry()
     Counter("other", "something else", registry=registry)
     port = free_port()
@@ -86,6 +88,10 @@ def test_another_server_at_the_address_is_no_consumer() -> None:
     try:
         with pytest.raises(NotConsumerMetricsError, match="SIEIS_METRICS_PORT"):
             read_reported([f"http://127.0.0.1:{port}/metrics"])
+        (one, first), _ = processes
+        one.stored.labels("hot", 0).set(1)
+        reported = read_reported([f"http://127.0.0.1:{port}/metrics", first])
+        assert (reported.silent, set(reported.lost)) == ([f"http://127.0.0.1:{port}/metrics"], {first})
     finally:
         server.shutdown()
         server.server_close()

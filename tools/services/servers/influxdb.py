@@ -32,8 +32,8 @@ _TAGS: Final = "sqlite_foreign_keys,sqlite_json,noasm"
 _ANSWER_SECONDS: Final = 5.0
 
 
-#: Memory that Go may let grow before it looks for garbage, in percent: at 300 a record costs InfluxDB 8.3 µs of processor
-#: time, at Go's own 100 it is 10.2 µs. docker-compose.yml says the same.
+#: Memory that Go may let grow before it looks for garbage, in percent: at 300 a record costs InfluxDB 8.3 µs of
+#: processor time, at Go's own 100 it is 10.2 µs. docker-compose.yml says the same.
 _GOGC: Final = "300"
 
 

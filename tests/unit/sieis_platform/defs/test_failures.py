@@ -65,3 +65,15 @@ def test_a_check_waits_too() -> None:
 @pytest.mark.parametrize(("attempt", "about"), [(1, 10), (2, 30), (3, 70)])
 def test_the_waits_grow(attempt: int, about: int) -> None:
     assert all(about - 10 <= WAITS.calculate_delay(attempt) <= about + 10 for _ in range(50))
+
+
+@pytest.mark.parametrize("error", [FatalError("a wrong setting"), RetriableError("a wrong setting")])
+def test_why_a_step_failed_is_our_own_word(error: Exception) -> None:
+    @dg.asset
+    def made_of_it() -> None:
+        with failures.dagster_failures():
+            raise error
+
+    result = dg.materialize([made_of_it], raise_on_error=False)
+    (event,) = (event for event in result.all_events if event.is_step_failure)
+    assert failures.step_failure(event).endswith("a wrong setting")

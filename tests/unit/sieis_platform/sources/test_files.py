@@ -4,6 +4,7 @@ import datetime as dt
 import gzip
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -83,6 +84,21 @@ def test_any_end_offset_is_a_start_that_gives_the_rest(tmp_path: Path, suffix: s
         rejects = pl.concat([batch.rejects for batch in rest])
         assert rejects.equals(whole.rejects.filter(pl.col("byte_offset") >= start))
     assert list(read_batches(path, start_offset=len(data))) == []
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_of_a_file_that_has_grown_no_more_is_read_than_was_known(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(pack(b"".join(map(line, range(500)))))
+    known = profile(path)
+    with path.open("ab") as file:
+        file.write(pack(b"".join(map(line, range(500, 600)))))
+    (batch,) = read_batches(path, end_offset=known.end_offset)
+    assert (batch.lines, batch.end_offset) == (500, known.end_offset)
+    assert list(read_batches(path, start_offset=known.end_offset, end_offset=known.end_offset)) == []
+    assert sum(batch.lines for batch in read_batches(path)) == 600
 
 
 LINES = st.one_of(st.integers(0, 99).map(line), st.integers(0, 3 * MAX_LINE_BYTES).map(lambda n: b"y" * n + b"\n"))

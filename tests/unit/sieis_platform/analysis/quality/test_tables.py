@@ -56,6 +56,8 @@ def test_deliveries_count_the_stream_by_day_of_commit_and_files_by_their_reading
         entry("history/here", 3, stored=7, dead=2, skipped=1),
         entry("history/here", 4, stored=5),
         entry("history/elsewhere", 5, stored=5, dead=5),
+        entry("backfill/here", 1, stored=1_000),
+        entry("backfill/elsewhere", 1, stored=1_000),
     ]
     committed = {1: 5, 2: 2 * DAY_NS, 3: 9 * DAY_NS, 4: 9 * DAY_NS, 5: 5}  # version 9 is no longer in the log
     found = tables.deliveries(entries, committed, ["history:here", "stream:a"], FIRST, LAST)
