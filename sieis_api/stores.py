@@ -8,13 +8,13 @@ from typing import Final, NamedTuple
 
 from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Archive
-from sieis_platform.stores.hot import HotStore, Period
+from sieis_platform.stores.hot import AGGREGATE_MARTS, HotStore
 from sieis_platform.stores.marts import Marts
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 
 ANOMALIES: Final = "anomalies"
 ANOMALY_MODEL: Final = "anomaly_model"
-AGGREGATES: Final[dict[Period, str]] = {"hourly": "hourly_aggregates", "daily": "daily_aggregates"}
+AGGREGATES: Final = AGGREGATE_MARTS
 
 
 class Stores(NamedTuple):

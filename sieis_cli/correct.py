@@ -126,7 +126,10 @@ def finish(
     recompute: Recompute = False,
     as_json: AsJson = False,
 ) -> None:
-    """Complete a correction, or its undoing, that was broken off (status started or undoing)."""
+    """Complete a correction, or its undoing, that was broken off (status started or undoing).
+
+    Of any other the hot store is made to follow the archive again, for where a late consumer wrote what was deleted.
+    """
     settings = load_settings()
     claim(settings)
     with _open(settings) as corrections:
@@ -169,7 +172,7 @@ def _tell(settings: "Settings", done: "Correction", days: list[dt.date], recompu
 
 def _recompute(settings: "Settings", days: list[dt.date]) -> list[str]:
     from sieis_platform.defs.operations.materialize import materialize
-    from sieis_platform.defs.rollups.late import windows
+    from sieis_platform.defs.partitions import windows
 
     failures: list[str] = []
     for window in windows(days):

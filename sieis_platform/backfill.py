@@ -87,8 +87,9 @@ class Backfill:
     """Fills days of history from one file, each day whole in one commit.
 
     A row is missing where its key (mote, time) is nowhere in the archive, whoever may have written it, and no
-    correction has taken it out. Every commit also names the position of the load of that file, so that of a load and a
-    backfill at the same time the slower is refused, and looks again.
+    correction in force concerns that key, from whatever source the corrected reading came. Every commit also names the
+    position of the load of that file, so that of a load and a backfill at the same time the slower is refused, and
+    looks again.
     """
 
     def __init__(self, settings: Settings, hot: HotStore, archive: Archive) -> None:
@@ -165,8 +166,7 @@ class Backfill:
         self, rows: pl.DataFrame, facts: Profile, days: Scope, table: DeltaTable, *, by_position: bool
     ) -> pl.DataFrame:
         stored = self._archive.scan_table(table).filter(days.rows())
-        corrected = self._images.in_force(self._archive, source_of(facts)).select("source_offset")
-        rows = rows.join(corrected, on="source_offset", how="anti", maintain_order="left")
+        rows = rows.join(self._corrected(), on=KEY, how="anti", maintain_order="left")
         if by_position:
             known = stored.filter(pl.col("source") == source_of(facts)).select("source_offset")
             on = ["source_offset"]
@@ -175,17 +175,24 @@ class Backfill:
         with self._archive.reading():
             return rows.join(known.collect(), on=on, how="anti", maintain_order="left")
 
+    def _corrected(self) -> pl.DataFrame:
+        """The keys that corrections in force concern."""
+        return self._images.in_force(self._archive).select(KEY).unique()
+
     def _replace(self, rows: pl.DataFrame, facts: Profile, days: Scope, summary: BackfillSummary) -> None:
-        """Every row of the file is there by now: give them the file's values and take out all others."""
-        corrected = self._images.in_force(self._archive, source_of(facts)).select("source_offset")
-        wanted = rows.join(corrected, on="source_offset", how="anti").select("source_offset", *FIELDS)
+        """Every row of the file is there by now: give them the file's values and take out all others.
+
+        What stands under a correction stays as it was corrected, whoever wrote it.
+        """
+        corrected = self._corrected()
+        wanted = rows.join(corrected, on=KEY, how="anti").select("source_offset", *FIELDS)
         mine = pl.col("source") == source_of(facts)
 
         def change(held: pl.DataFrame) -> pl.DataFrame:
-            own = held.filter(mine)
-            kept = own.join(corrected, on="source_offset", how="semi")
+            kept = held.join(corrected, on=KEY, how="semi")
             new = (
-                own.drop(FIELDS)
+                held.filter(mine)
+                .drop(FIELDS)
                 .join(wanted, on="source_offset", how="inner")
                 .with_columns(
                     # Of conflicting lines the later one wins, whenever each of them was written.

@@ -23,7 +23,7 @@ from sieis_platform.errors import FatalError
 from sieis_platform.reading import FIELDS, MAX_MOTE_ID, READING_SCHEMA
 from sieis_platform.state import Correction, CorrectionKind, State
 from sieis_platform.stores.archive import Archive
-from sieis_platform.stores.corrected import APPLIED, UNDONE, CorrectionImages, correction_app
+from sieis_platform.stores.corrected import APPLIED, IMAGES, UNDONE, CorrectionImages, correction_app
 from sieis_platform.stores.hot import HotStore
 from sieis_platform.stores.marts import Marts
 from sieis_platform.stores.restore import put_back
@@ -108,20 +108,27 @@ class Corrections:
         return self.complete(correction.id)
 
     def complete(self, correction_id: str) -> Correction:
-        """Finish what was begun: the correction, or its undoing. Nothing happens where nothing is open.
+        """Finish what was begun: the correction, or its undoing. Where nothing is open, the hot store follows again.
 
-        Raises: UnknownCorrectionError, RetriableError and FatalError of the stores.
+        That repairs a hot store into which a consumer that lagged behind wrote rows that had been deleted.
+        Raises: UnknownCorrectionError, CorrectionError (images are missing), RetriableError and FatalError of the
+        stores.
         """
         correction = self._find(correction_id)
         if correction.status == "started":
             return self._apply(correction)
-        return self._undo(correction) if correction.status == "undoing" else correction
+        if correction.status == "undoing":
+            return self._undo(correction)
+        images = self._kept(correction)
+        self._follow(images, delete=correction.status == "done" and correction.kind == "delete")
+        return correction
 
     def undo(self, correction_id: str, author: str) -> Correction:
         """Put everything back as it was before the correction; twice is like once.
 
         Raises: UnknownCorrectionError; CorrectionError where a later one concerns the same readings (undo that one
-        first) or this one is not finished; RetriableError and FatalError of the stores (`complete` goes on).
+        first), this one is not finished, or its images are missing; RetriableError and FatalError of the stores
+        (`complete` goes on).
         """
         correction = self._find(correction_id)
         if correction.status == "undone":
@@ -134,6 +141,7 @@ class Corrections:
                 raise CorrectionError(
                     f"correction {one.id} came later and concerns some of the same readings: undo that one first"
                 )
+        self._kept(correction)
         undoing = msgspec.structs.replace(correction, status="undoing", undone_by=author)
         self._state.save_correction(undoing)
         return self._undo(undoing)
@@ -177,7 +185,7 @@ class Corrections:
         return done
 
     def _undo(self, correction: Correction) -> Correction:
-        images = self._images.of(correction.id)
+        images = self._kept(correction)
         for scope, rows in _pieces(images, by_mote="mote_id" in self._archive.partition_columns):
             if correction.kind == "delete":
                 put_back(
@@ -240,6 +248,16 @@ class Corrections:
             else:
                 rows = rows.join(keys, on="timestamp", how="semi")
             self._hot.write_readings(rows.sort("timestamp"))
+
+    def _kept(self, correction: Correction) -> pl.DataFrame:
+        """The images of a correction that was carried out, all of them."""
+        images = self._images.of(correction.id)
+        if images.height != correction.rows:
+            raise CorrectionError(
+                f"correction {correction.id} concerned {correction.rows} rows, but the mart {IMAGES} holds "
+                f"{images.height} of them as they were; nothing was changed: restore that mart from a backup first"
+            )
+        return images
 
     def _matching(self, asked: Asked) -> pl.LazyFrame:
         first, last = _date(asked.start_ns), _date(asked.end_ns - 1)

@@ -10,9 +10,9 @@ from typing import Final
 
 import polars as pl
 
-from sieis_platform.reading import ARCHIVE_PARTITIONS, READING_SCHEMA
-from sieis_platform.stores.archive import Archive
-from sieis_platform.stores.hot import AGGREGATE_SCHEMA, HotStore, Period
+from sieis_platform.reading import READING_SCHEMA
+from sieis_platform.stores.archive import Archive, rows_by_day
+from sieis_platform.stores.hot import AGGREGATE_MARTS, AGGREGATE_SCHEMA, HotStore, Period
 from sieis_platform.stores.marts import Marts
 from sieis_platform.timeline import DAY_NS
 
@@ -51,10 +51,10 @@ def rebuild_hot(
     Raises: RetriableError and FatalError of the three stores.
     """
     summary = RebuildSummary(first, last)
-    rows_by_day = _rows_by_day(archive)
+    by_day = rows_by_day(archive.table())
     for day in _days(first, last):
         rows = 0
-        for start_ns, end_ns in _pieces(day, rows_by_day.get(day, 0)):
+        for start_ns, end_ns in _pieces(day, by_day.get(day, 0)):
             frame = archive.scan(start_ns, end_ns).select(READING_SCHEMA.names())
             with archive.reading():
                 readings = frame.collect()
@@ -65,17 +65,13 @@ def rebuild_hot(
             summary.refused += outcome.refused
         summary.readings_archived += rows
         on_day(day, rows)
-    for period in _AGGREGATES:
+    for period in AGGREGATE_MARTS:
         summary.aggregates_written += _aggregates(hot, marts, period, first, last)
     return summary
 
 
-#: As the rollups name them (defs/rollups).
-_AGGREGATES: Final[dict[Period, str]] = {"hourly": "hourly_aggregates", "daily": "daily_aggregates"}
-
-
 def _aggregates(hot: HotStore, marts: Marts, period: Period, first: dt.date, last: dt.date) -> int:
-    table = _AGGREGATES[period]
+    table = AGGREGATE_MARTS[period]
     if not marts.exists(table):
         return 0
     days = pl.col("date").is_between(pl.lit(first.isoformat()), pl.lit(last.isoformat()))
@@ -84,15 +80,6 @@ def _aggregates(hot: HotStore, marts: Marts, period: Period, first: dt.date, las
     midnights = [(day - _EPOCH).days * DAY_NS for day in (first, last + dt.timedelta(days=1))]
     hot.replace_aggregates(period, rows, *midnights)
     return rows.height
-
-
-def _rows_by_day(archive: Archive) -> dict[dt.date, int]:
-    """Archived rows of each day, from the log alone."""
-    actions = pl.DataFrame(archive.table().get_add_actions(flatten=True))
-    if actions.is_empty():
-        return {}
-    date = pl.concat_str([f"partition.{name}" for name in ARCHIVE_PARTITIONS]).str.to_date("%Y%m%d").alias("date")
-    return dict(actions.group_by(date).agg(pl.col("num_records").sum()).iter_rows())
 
 
 def _days(first: dt.date, last: dt.date) -> Iterator[dt.date]:

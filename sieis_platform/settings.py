@@ -6,6 +6,7 @@ Not here: what a setting does.
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ SERVER_ADDRESSES: Final = (
     *("kafka_bootstrap", "influx_url", "redis_url"),
     *("state_url", "dagster_database_url", "mlflow_database_url", "mlflow_uri", "dagster_code"),
 )
+
+_UNREADABLE: Final = re.compile(r"[\[\]*?#]|%[0-9A-Fa-f]{2}")
 
 
 class Settings(BaseSettings):
@@ -344,6 +347,19 @@ class Settings(BaseSettings):
             for name in ("archive_uri", "marts_uri"):
                 if getattr(self, name).startswith("s3://"):
                     setattr(self, name, "")
+        return self
+
+    @model_validator(mode="after")
+    def _folders_can_be_read(self) -> Self:
+        """Polars takes `[`, `*`, `?` for a pattern; the Delta library loses its log behind `#`, and reads `%20` as a
+        space."""
+        for name in ("data_dir", "archive_uri", "marts_uri"):
+            place = str(getattr(self, name))
+            if not place.startswith("s3://") and _UNREADABLE.search(place):
+                raise ValueError(
+                    f"{name} contains one of [ ] * ? # or a % before two hexadecimal digits: what is written there "
+                    "could not be read again; choose a folder whose whole path has none of them"
+                )
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from sieis_platform.defs.partitions import daily_partitions, history_partitions
 from sieis_platform.defs.quality import definitions as quality
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups import definitions as rollups
-from sieis_platform.defs.rollups.late import late_data_sensor
+from sieis_platform.defs.rollups.late import late_data
 from sieis_platform.defs.stream import assets as stream
 from sieis_platform.defs.stream import report
 from sieis_platform.settings import Settings
@@ -38,7 +38,7 @@ def build_definitions(settings: Settings, platform: PlatformResource | None = No
         inbox.definitions(settings),
         rebuild.definitions(),
         run_history.definitions(),
-        dg.Definitions(assets=[historical_asset(history_partitions(settings))], sensors=[late_data_sensor(days)]),
+        dg.Definitions(assets=[historical_asset(history_partitions(settings))], sensors=[late_data]),
         dg.Definitions(
             resources={"platform": platform or PlatformResource.of(settings)}, executor=dg.in_process_executor
         ),

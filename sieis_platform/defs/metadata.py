@@ -61,6 +61,7 @@ def written(
     *,
     mart_version: int,
     archive_version: int,
+    archive_table: str,
     time_column: str = "timestamp",
     plot: str | None = None,
 ) -> dict[str, dg.MetadataValue]:
@@ -72,6 +73,7 @@ def written(
         "dagster/row_count": dg.MetadataValue.int(rows),
         "mart_version": dg.MetadataValue.int(mart_version),
         "archive_version": dg.MetadataValue.int(archive_version),
+        "archive_table": dg.MetadataValue.text(archive_table),
     }
     if not preview.is_empty():
         moments = preview.select(
@@ -83,6 +85,15 @@ def written(
     if plot:
         entries["plot"] = dg.MetadataValue.md(plot)
     return entries
+
+
+def archive_version_of(made: dg.AssetMaterialization, table: str) -> int | None:
+    """Version of the archive with the id `table` that an asset was made from (`written`); None: from another archive.
+
+    An archive made anew counts its versions from 0 again, so that a number alone says nothing.
+    """
+    version, of = made.metadata.get("archive_version"), made.metadata.get("archive_table")
+    return int(str(version.value)) if version and of and of.value == table else None
 
 
 def preview_of(frame: pl.DataFrame) -> dg.MetadataValue:

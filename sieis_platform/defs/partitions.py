@@ -4,7 +4,7 @@ Belongs here: partitions and windows. Not here: what is computed for them. The t
 """
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -51,6 +51,10 @@ def history_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
 def today() -> dt.date:
     """Today's date, UTC."""
     return dt.datetime.now(dt.UTC).date()
+
+
+#: Days of one run: a week of 42 motes is aggregated in about a second, and a failure costs no more than that.
+_RUN_DAYS: Final = 35
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,14 @@ class Window:
             last = min(self.last, first + dt.timedelta(days=days - 1))
             yield Window(first, last)
             first = last + dt.timedelta(days=1)
+
+
+def windows(days: Iterable[dt.date], most: int = _RUN_DAYS) -> list[Window]:
+    """Exactly these days, as few windows as possible, none longer than `most` days."""
+    found: list[Window] = []
+    for day in sorted(days):
+        if found and (day - found[-1].last).days == 1 and found[-1].days < most:
+            found[-1] = Window(found[-1].first, day)
+        else:
+            found.append(Window(day, day))
+    return found

@@ -5,7 +5,7 @@ Belongs here: the bridge from Dagster's configuration to Settings. Not here: whi
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import dagster as dg
 from pydantic import Field, SecretStr
@@ -18,6 +18,9 @@ from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.hot import HotStore
 from sieis_platform.stores.marts import Marts
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
+
+#: Why schedules and sensors wait.
+NO_ARCHIVE: Final = "there is no archive yet; run `sieis load FILE` or `sieis consume`"
 
 
 class PlatformResource(dg.ConfigurableResource):

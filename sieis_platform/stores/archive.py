@@ -350,6 +350,16 @@ def layout(rows: pl.DataFrame) -> pl.DataFrame:
     return in_layout(rows.with_columns(pl.lit(time.time_ns(), pl.Int64).alias("ingested_at")))
 
 
+def rows_by_day(table: DeltaTable) -> dict[dt.date, int]:
+    """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
+    actions = pl.DataFrame(table.get_add_actions(flatten=True))
+    if actions.is_empty():
+        return {}
+    date = pl.concat_str([f"partition.{name}" for name in ARCHIVE_PARTITIONS]).str.to_date("%Y%m%d").alias("date")
+    days = actions.group_by(date).agg(pl.col("num_records").sum().alias("rows")).sort("date")
+    return {day: int(rows) for day, rows in days.iter_rows()}
+
+
 def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:
     """One row a key: the one written last, and within one write the one with the highest stream position."""
     order = ("ingested_at", "source_partition", "source_offset")

@@ -44,12 +44,12 @@ class CorrectionImages:
         """The images of one correction (ROW_SCHEMA), by position; none where there are none."""
         return self._read(pl.col("correction") == correction).drop("correction")
 
-    def in_force(self, archive: Archive, source: str) -> pl.DataFrame:
-        """The images (ROW_SCHEMA) of the rows of one `source` that corrections in force have deleted or changed.
+    def in_force(self, archive: Archive, source: str | None = None) -> pl.DataFrame:
+        """The images (ROW_SCHEMA) of the rows (of one `source`) that corrections in force have deleted or changed.
 
         Raises: MartUnavailableError, MartError, ArchiveUnavailableError, ArchiveError.
         """
-        images = self._read(pl.col("source") == source)
+        images = self._read(pl.lit(value=True) if source is None else pl.col("source") == source)
         if images.is_empty():
             return images.drop("correction")
         table = archive.table()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
@@ -20,7 +21,7 @@ from deltalake.exceptions import (
 )
 
 from sieis_platform.errors import FatalError, RetriableError
-from sieis_platform.stores.s3 import scan_options
+from sieis_platform.stores.s3 import is_s3, scan_options
 
 # The library has one class for most of its errors: their text tells what will not pass by itself.
 _FULL: Final = ("No space left on device", "XMinioStorageFull")
@@ -73,8 +74,12 @@ def scan_days(
     bounds = [on_or_before(last)] if last is not None else []
     if first is not None:
         bounds.append(f"NOT {on_or_before(first - dt.timedelta(days=1))}")
+    return _scan_files(table, storage_options, " AND ".join(bounds) or None)
+
+
+def _scan_files(table: DeltaTable, storage_options: Mapping[str, str], predicate: str | None) -> pl.LazyFrame:
     schema = pl.Schema(table.schema().to_arrow())
-    files = table.file_uris(file_pruning_predicate=" AND ".join(bounds) or None)
+    files = _files(table, predicate)
     if not files:
         return pl.LazyFrame(schema=schema)
     folders = table.metadata().partition_columns
@@ -88,6 +93,12 @@ def scan_days(
         storage_options={**storage_options, **scan_options(storage_options)} or None,
         credential_provider=None,
     ).select(schema.names())
+
+
+def _files(table: DeltaTable, predicate: str | None = None) -> list[str]:
+    """Where the table's files lie, as Polars opens them: the library writes `%20` in a local path for a space."""
+    files = table.file_uris(file_pruning_predicate=predicate)
+    return files if is_s3(table.table_uri) else [unquote(file) for file in files]
 
 
 def on_or_before(day: dt.date) -> str:
@@ -143,6 +154,8 @@ def _oldest_version(table: DeltaTable) -> int:
 
 def scan(table: DeltaTable, storage_options: Mapping[str, str]) -> pl.LazyFrame:
     """The table at its version, to be read with the options it was opened with."""
+    if "%" in table.table_uri and not is_s3(table.table_uri):
+        return _scan_files(table, storage_options, None)  # Polars asks the library for the paths and opens them as text
     return pl.scan_delta(table, storage_options=scan_options(storage_options))
 
 

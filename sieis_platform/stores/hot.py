@@ -29,6 +29,9 @@ AGGREGATE_SCHEMA: Final = pl.Schema(
 )
 """One row a mote and period; `period_start` is Unix ns UTC. mote_id 0 is the whole building."""
 
+AGGREGATE_MARTS: Final[dict[Period, str]] = {"hourly": "hourly_aggregates", "daily": "daily_aggregates"}
+"""Names of the marts whose rows (AGGREGATE_SCHEMA and `date`) the hot store shows."""
+
 LATEST_SCHEMA: Final = pl.Schema({**READING_SCHEMA, "updated_timestamp": pl.String()})
 """A reading and when the hot store wrote it (ISO 8601, UTC)."""
 

@@ -1,5 +1,6 @@
-"""The marts: derived Delta tables under one root, each of which can be rebuilt from the archive.
+"""The marts: derived Delta tables under one root, which can be rebuilt from the archive.
 
+`ledger` and `correction_images` cannot: these two need a backup, as the archive does.
 Belongs here: naming, atomic replacement of windows, reads. Not here: what a mart means or how it is computed.
 """
 
@@ -76,8 +77,12 @@ class Marts:
             return info(opened)
 
     def tables(self) -> list[str]:
-        """Names of the marts that have been written, ascending. Raises: ObjectUnavailableError."""
-        return [name for name in folders(self.root, self._storage_options) if _NAME.fullmatch(name)]
+        """Names of the marts that have been written, ascending; other folders are none.
+
+        Raises: ObjectUnavailableError, MartUnavailableError, MartError.
+        """
+        found = folders(self.root, self._storage_options)
+        return [name for name in found if _NAME.fullmatch(name) and self.exists(name)]
 
     # -- writes --------------------------------------------------------------------------------------------------
     def replace_days(self, table: str, frame: pl.DataFrame, start: dt.date, end: dt.date) -> int:

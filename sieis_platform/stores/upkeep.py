@@ -96,17 +96,17 @@ def expire(archive: Archive, today: dt.date, days: int | None, motes: Mapping[in
     """
     removed = 0
     if days is not None:
-        removed += remove(archive, Scope(_last_expired(today, days), without_motes=sorted(motes)), reason=EXPIRED)
+        removed += remove(archive, Scope(last_expired(today, days), without_motes=sorted(motes)), reason=EXPIRED)
     by_days: dict[int, list[int]] = {}
     for mote, kept in sorted(motes.items()):
         by_days.setdefault(kept, []).append(mote)
     for kept, group in by_days.items():
         if kept:
-            removed += remove(archive, Scope(_last_expired(today, kept), motes=group), reason=EXPIRED)
+            removed += remove(archive, Scope(last_expired(today, kept), motes=group), reason=EXPIRED)
     return removed
 
 
-def _last_expired(today: dt.date, days: int) -> dt.date:
+def last_expired(today: dt.date, days: int) -> dt.date:
     """The last day of which every reading is older than `days` days."""
     return today - dt.timedelta(days=days + 1)
 

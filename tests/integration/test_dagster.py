@@ -146,7 +146,14 @@ def test_every_asset_tells_rows_version_and_time_and_shows_some(real: Settings, 
             if event is not None:
                 assert event.asset_materialization is not None
                 metadata = event.asset_materialization.metadata
-                expected = {"mart_version", "archive_version", "first", "last", "dagster/column_lineage"}
+                expected = {
+                    "mart_version",
+                    "archive_version",
+                    "archive_table",
+                    "first",
+                    "last",
+                    "dagster/column_lineage",
+                }
             else:  # others write it, Dagster observes it
                 observation = instance.fetch_observations(key, limit=1).records[0].asset_observation
                 assert observation is not None, key

@@ -241,8 +241,8 @@ def test_a_day_touched_while_it_was_today_has_its_turn_once_it_is_past(
     tomorrow = today() + dt.timedelta(days=1)
     monkeypatch.setattr("sieis_platform.defs.rollups.late.today", lambda: tomorrow)
     assert real.days_asked_for() == [str(today())]
-    assert json.loads(real.cursor or "")["pending"] == {}
     assert real.days_asked_for() == []
+    assert json.loads(real.cursor or "")["pending"] == {}
 
 
 def test_a_correction_and_its_undoing_refresh_its_days_and_no_others(real: Installation) -> None:

@@ -151,6 +151,37 @@ def test_retention_and_vacuum_leave_what_verify_can_prove(settings: Settings) ->
     assert (audit.accounts[0].removed, audit.accounts[0].end) == (180 * (MOTES - 1), archive.position(APP))
 
 
+def test_what_was_derived_of_days_beyond_the_retention_stays(settings: Settings) -> None:
+    short = settings.changed(archive_retention_days=1)
+    with dg.DagsterInstance.ephemeral() as instance:
+        window = Window(day(2), day(1))
+        job = build_definitions(settings).resolve_job_def(refresh.name)
+        aggregates = [dg.AssetKey(mart) for mart in MARTS.values()]
+        assert job.execute_in_process(instance=instance, tags=window.tags(), asset_selection=aggregates).success
+        before = {
+            mart: open_marts(settings).scan(mart).sort("period_start", "mote_id").collect() for mart in MARTS.values()
+        }
+
+        def look(cursor: str | None) -> tuple[list[Window | None], str | None]:
+            sensor = build_definitions(short).resolve_sensor_def("late_data")
+            platform = PlatformResource.of(short)
+            context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"platform": platform})
+            data = sensor.evaluate_tick(context)
+            return [Window.of_tags(request.tags) for request in data.run_requests or []], data.cursor
+
+        asked, first = look(None)
+        assert asked == []
+        assert metadata(run(short, instance, retention), "archive_retention")["expired_rows"] == 180 * MOTES
+        asked, second = look(first)
+        assert asked == []
+        assert second != first  # the commit was read, and passed over
+        append(settings, 1, minutes=range(300, 310))
+        assert look(second)[0] == [Window(day(1), day(1))]
+    for mart, rows in before.items():
+        assert rows.equals(open_marts(settings).scan(mart).sort("period_start", "mote_id").collect())
+        assert rows["date"].unique().sort().to_list() == [str(day(2)), str(day(1))]
+
+
 def test_the_report_says_what_the_tables_weigh(settings: Settings) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run(settings, instance, vacuum)

@@ -4,20 +4,18 @@ Belongs here: these jobs and schedules. Not here: what they run (upkeep).
 """
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
 from typing import Final
 
 import dagster as dg
 
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.archive.upkeep import CLOSED_DAYS, LEDGER, OPEN_DAY, RETENTION, STORAGE_REPORT, VACUUM
-from sieis_platform.defs.partitions import Window, daily_partitions
-from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.partitions import daily_partitions, windows
+from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.stores.upkeep import unfinished_days
 
 #: Longest run in seconds before it is ended; a night's vacuum of years of days takes minutes.
 _MAX_RUNTIME: Final = {"dagster/max_runtime": "7200"}
-_NO_ARCHIVE: Final = "there is no archive yet; run `sieis load FILE` or `sieis consume`"
 
 compact_open_day = dg.define_asset_job(
     "compact_open_day",
@@ -57,7 +55,7 @@ def hourly_compaction(
 ) -> dg.RunRequest | dg.SkipReason:
     """Compact the open day once there is an archive."""
     if not platform.archive().exists():
-        return dg.SkipReason(_NO_ARCHIVE)
+        return dg.SkipReason(NO_ARCHIVE)
     return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
 
 
@@ -73,7 +71,7 @@ def daily_closing(
     """Close what is not closed, one run for each range of days."""
     archive = platform.archive()
     if not archive.exists():
-        return dg.SkipReason(_NO_ARCHIVE)
+        return dg.SkipReason(NO_ARCHIVE)
     moment = context.scheduled_execution_time
     settings = platform.settings()
     partitions = set(daily_partitions(settings).get_partition_keys())
@@ -100,7 +98,7 @@ def nightly_retention(
 ) -> dg.RunRequest | dg.SkipReason:
     """Let old days go."""
     if not platform.archive().exists():
-        return dg.SkipReason(_NO_ARCHIVE)
+        return dg.SkipReason(NO_ARCHIVE)
     settings = platform.settings()
     if settings.archive_retention_days is None and not settings.archive_retention_motes:
         return dg.SkipReason("the archive keeps every reading for ever; SIEIS_ARCHIVE_RETENTION_DAYS changes that")
@@ -116,23 +114,8 @@ def nightly_retention(
 def nightly_vacuum(context: dg.ScheduleEvaluationContext, platform: PlatformResource) -> dg.RunRequest | dg.SkipReason:
     """Vacuum once there is an archive."""
     if not platform.archive().exists():
-        return dg.SkipReason(_NO_ARCHIVE)
+        return dg.SkipReason(NO_ARCHIVE)
     return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
-
-
-def windows(days: Iterable[dt.date]) -> Iterator[Window]:
-    """The days as windows without gaps, ascending."""
-    first = last = None
-    for day in sorted(days):
-        if first is None or last is None:
-            first = last = day
-        elif day - last == dt.timedelta(days=1):
-            last = day
-        else:
-            yield Window(first, last)
-            first = last = day
-    if first is not None and last is not None:
-        yield Window(first, last)
 
 
 def definitions() -> dg.Definitions:

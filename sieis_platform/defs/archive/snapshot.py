@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from sieis_platform.defs.partitions import Window, today
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
-from sieis_platform.stores.archive import Archive, last_wins
+from sieis_platform.stores.archive import Archive, last_wins, rows_by_day
 from sieis_platform.timeline import DAY_NS
 
 #: The date (UTC, YYYY-MM-DD) of a reading.
@@ -24,6 +24,7 @@ class Snapshot:
     def __init__(self, archive: Archive, table: DeltaTable) -> None:
         self._archive, self._table = archive, table
         self.version = table.version()
+        self.table_id = str(table.metadata().id)
 
     @classmethod
     def of(cls, archive: Archive, version: int | None = None) -> Self:
@@ -68,9 +69,4 @@ class Snapshot:
 
     def rows_by_day(self) -> dict[dt.date, int]:
         """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
-        actions = pl.DataFrame(self._table.get_add_actions(flatten=True))
-        if actions.is_empty():
-            return {}
-        date = pl.concat_str([f"partition.{name}" for name in ARCHIVE_PARTITIONS]).str.to_date("%Y%m%d").alias("date")
-        days = actions.group_by(date).agg(pl.col("num_records").sum().alias("rows")).sort("date")
-        return {day: int(rows) for day, rows in days.iter_rows()}
+        return rows_by_day(self._table)

@@ -115,7 +115,14 @@ def anomaly_model(context: dg.AssetExecutionContext, platform: PlatformResource)
     context.log.info("%s version %s trained on %d days", model.name, model.version, len(days))
     return dg.MaterializeResult(
         metadata={
-            **written(1, row, mart_version=version, archive_version=archive.version, time_column="trained_at"),
+            **written(
+                1,
+                row,
+                mart_version=version,
+                archive_version=archive.version,
+                archive_table=archive.table_id,
+                time_column="trained_at",
+            ),
             **_MODEL_LINEAGE,
             "model_version": model.version,
             "mlflow_run_id": model.run_id,
@@ -168,7 +175,13 @@ def anomalies_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
         context.log.info("%d of %d readings flagged", found.height, scored)
         return dg.MaterializeResult(
             metadata={
-                **written(found.height, found, mart_version=version, archive_version=archive.version),
+                **written(
+                    found.height,
+                    found,
+                    mart_version=version,
+                    archive_version=archive.version,
+                    archive_table=archive.table_id,
+                ),
                 **_ANOMALY_LINEAGE,
                 "readings_scored": scored,
                 "model_version": registered.version,

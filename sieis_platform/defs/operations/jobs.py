@@ -10,13 +10,12 @@ import dagster as dg
 
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.ml.assets import ANOMALIES, MODEL
-from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.defs.stream.assets import HOT_STORE
 
 #: Checks of the stores belong to every run over days; the observation, which has no partition, is a job of its own.
 _STORE_CHECKS: Final = dg.AssetSelection.checks_for_assets(ARCHIVE, HOT_STORE)
-_NO_ARCHIVE: Final = "there is no archive yet; run `sieis load FILE` or `sieis consume`"
 _REFRESHED: Final = dg.AssetSelection.assets(*MARTS.values(), ANOMALIES)
 #: Longest run in seconds before it is ended; an observation takes one, a year of days about twenty minutes.
 _SHORT: Final = {"dagster/max_runtime": "600"}
@@ -54,7 +53,7 @@ def hourly_refresh(
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """Refresh today; while no model has been trained, aggregate without scoring."""
     if not platform.archive().exists():
-        return dg.SkipReason(_NO_ARCHIVE)
+        return dg.SkipReason(NO_ARCHIVE)
     moment = context.scheduled_execution_time
     days = [moment.date()] if moment.hour else [moment.date() - dt.timedelta(days=1), moment.date()]
     trained = platform.marts().exists(MODEL.to_user_string())
@@ -78,7 +77,7 @@ def hourly_refresh(
 def nightly(context: dg.ScheduleEvaluationContext, platform: PlatformResource) -> dg.RunRequest | dg.SkipReason:
     """Train and refresh yesterday."""
     if not platform.archive().exists():
-        return dg.SkipReason(_NO_ARCHIVE)
+        return dg.SkipReason(NO_ARCHIVE)
     moment = context.scheduled_execution_time
     yesterday = (moment.date() - dt.timedelta(days=1)).isoformat()
     return dg.RunRequest(run_key=f"{yesterday}-{moment.isoformat()}", partition_key=yesterday)
@@ -95,7 +94,7 @@ def archive_observation_schedule(
 ) -> dg.RunRequest | dg.SkipReason:
     """Observe the archive once it exists."""
     if not platform.archive().exists():
-        return dg.SkipReason(_NO_ARCHIVE)
+        return dg.SkipReason(NO_ARCHIVE)
     return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
 
 

@@ -18,9 +18,9 @@ from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, writt
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.reading import FIELDS
-from sieis_platform.stores.hot import AGGREGATE_SCHEMA, SHORT_NAMES, STATISTICS, Period
+from sieis_platform.stores.hot import AGGREGATE_MARTS, AGGREGATE_SCHEMA, SHORT_NAMES, STATISTICS, Period
 
-MARTS: Final[dict[Period, str]] = {"hourly": "hourly_aggregates", "daily": "daily_aggregates"}
+MARTS: Final = AGGREGATE_MARTS
 
 #: Metadata of a partition: readings that the archive held of that day when it was aggregated.
 READINGS: Final = "readings"
@@ -102,6 +102,7 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
                     aggregates,
                     mart_version=version,
                     archive_version=archive.version,
+                    archive_table=archive.table_id,
                     time_column="period_start",
                     plot=_plot(aggregates),
                 ),

@@ -13,6 +13,7 @@ import polars as pl
 from sieis_platform.analysis.quality.tables import counted
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
+from sieis_platform.defs.metadata import archive_version_of
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.quality.results import Judgement
 from sieis_platform.defs.resources import PlatformResource
@@ -79,8 +80,8 @@ def _archived(
 
     A version older than the vacuum's horizon is gone; then what the materialization itself counted stands for it.
     """
-    made = _made(instance, asset, window)
     archive = platform.archive()
+    made = _made(instance, asset, window, Snapshot.of(archive).table_id)
     counts: dict[str, int] = {}
     for version in {one.version for one in made.values()}:
         days = [day for day, one in made.items() if one.version == version]
@@ -95,7 +96,8 @@ def _archived(
     return counts
 
 
-def _made(instance: dg.DagsterInstance, asset: dg.AssetKey, window: Window) -> dict[str, _Made]:
+def _made(instance: dg.DagsterInstance, asset: dg.AssetKey, window: Window, table: str) -> dict[str, _Made]:
+    """Of each day; a materialization made from another archive than `table` is none."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=asset, asset_partitions=window.keys), limit=_LOOKUP
     ).records
@@ -103,8 +105,7 @@ def _made(instance: dg.DagsterInstance, asset: dg.AssetKey, window: Window) -> d
     for record in reversed(records):  # they come newest first: the newest is written last
         event = record.asset_materialization
         if event and event.partition in made and "archive_version" in event.metadata:
-            readings = event.metadata.get(READINGS)
-            made[event.partition] = _Made(
-                int(str(event.metadata["archive_version"].value)), int(str(readings.value)) if readings else None
-            )
+            version, readings = archive_version_of(event, table), event.metadata.get(READINGS)
+            counted_then = int(str(readings.value)) if readings and version is not None else None
+            made[event.partition] = _Made(version, counted_then)
     return made

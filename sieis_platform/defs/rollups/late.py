@@ -1,39 +1,55 @@
-"""Past days whose readings changed (late rows, backfills, corrections, retention) are derived again, and only those.
+"""Past days whose readings changed (late rows, backfills, corrections) are derived again, and only those.
 
 Belongs here: the sensor, its cursor, what it asks for. Not here: which days a commit touched (stores/touched.py).
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import dagster as dg
 import msgspec
 
+from sieis_platform.defs.metadata import archive_version_of
 from sieis_platform.defs.ml.assets import ANOMALIES, MODEL
 from sieis_platform.defs.operations.jobs import refresh
-from sieis_platform.defs.partitions import Window, today
-from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.partitions import Window, daily_partitions, today, windows
+from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.errors import RetriableError
 from sieis_platform.stores.touched import Mark, touched_days
+from sieis_platform.stores.upkeep import last_expired
 
 #: A flush of the archive comes every 30 s at most; late rows change averages of the past, which nobody watches live.
 _INTERVAL_SECONDS: Final = 60
-#: Days of one run: a week of 42 motes is aggregated in about a second, and a failure costs no more than that.
-_RUN_DAYS: Final = 35
-#: Partitions whose materializations are looked up at once (the API's own limit is 1,000 records a call).
+#: A run that was asked for so long ago and has made nothing has failed, for good or because something was away.
+_ASK_AGAIN_SECONDS: Final = 1_800
+#: Days whose materializations are looked up at once (the API's own limit is 1,000 records a call), with room for those
+#: of every hour of the day and for some later ones.
 _LOOKUP: Final = 1_000
+_LOOKUP_DAYS: Final = 25
 
 _AGGREGATES: Final = [dg.AssetKey(mart) for mart in MARTS.values()]
 
 
+class Asked(msgspec.Struct, frozen=True, array_like=True):
+    """When a day was last asked for (Unix seconds), and the archive's version that its run read at least."""
+
+    version: int
+    at: int
+
+
 class Cursor(msgspec.Struct, frozen=True):
-    """How far the log was read, and the days touched while they were today: their turn comes once they are past."""
+    """How far the log was read, and the touched days (with the version that did) that are not derived anew yet.
+
+    Among those are today, whose turn comes once it is past, days that have no partition, and the days `asked` for.
+    """
 
     table: str
     version: int
     pending: dict[str, int] = {}
+    asked: dict[str, Asked] = {}
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor | None":
@@ -48,86 +64,99 @@ class Cursor(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self).decode()
 
 
-def windows(days: Iterable[dt.date], most: int = _RUN_DAYS) -> list[Window]:
-    """Exactly these days, as few windows as possible, none longer than `most` days."""
-    found: list[Window] = []
-    for day in sorted(days):
-        if found and (day - found[-1].last).days == 1 and found[-1].days < most:
-            found[-1] = Window(found[-1].first, day)
-        else:
-            found.append(Window(day, day))
-    return found
-
-
-def late_data_sensor(days: dg.DailyPartitionsDefinition) -> dg.SensorDefinition:
-    """The sensor for assets partitioned by `days`."""
-
-    @dg.sensor(
-        name="late_data",
-        job=refresh,
-        minimum_interval_seconds=_INTERVAL_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=(
-            "Reads the archive's log since its last look and refreshes exactly the past days that commits changed. "
-            "Compaction changes none; today is refreshed hourly."
-        ),
+@dg.sensor(
+    name="late_data",
+    job=refresh,
+    minimum_interval_seconds=_INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Reads the archive's log since its last look and refreshes exactly the past days that commits changed. "
+        "Compaction changes none, retention leaves what was derived; today is refreshed hourly. A day whose run failed "
+        "is asked for again."
+    ),
+)
+def late_data(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
+    """Ask for the past days that changed, and again for those that were asked for and are not derived yet."""
+    settings, archive = platform.settings(), platform.archive()
+    if not archive.exists():
+        return dg.SkipReason(NO_ARCHIVE)
+    cursor = Cursor.read(context.cursor)
+    try:
+        found = touched_days(archive, Mark(cursor.table, cursor.version) if cursor else None)
+        newest = archive.version()  # whoever is asked now reads this version, or a later one
+    except RetriableError as error:
+        return dg.SkipReason(f"{error}; the next look begins where this one did")
+    kept = cursor if cursor and cursor.table == found.mark.table else Cursor(*found.mark)
+    # Read at every look: a load may have fixed the timeline since this code was loaded.
+    days = daily_partitions(settings)
+    now = today()
+    touched = {**{dt.date.fromisoformat(day): version for day, version in kept.pending.items()}, **found.days}
+    if found.gap is not None:
+        # Days that only a cleaned commit touched cannot be told: all that have a partition may be among them. Those
+        # beyond the retention are not: made anew they would lose what was derived of them.
+        retention = settings.archive_retention_days
+        after = last_expired(now, retention) if retention is not None else dt.date.min
+        keys = (dt.date.fromisoformat(key) for key in days.get_partition_keys())
+        touched = {**{day: found.gap for day in keys if day > after}, **touched}
+    due = {day: version for day, version in touched.items() if day < now and days.has_partition_key(str(day))}
+    trained = platform.marts().exists(MODEL.to_user_string())
+    assets = [*_AGGREGATES, ANOMALIES] if trained else _AGGREGATES
+    stale = _stale(context.instance, assets, due, found.mark.table)
+    pending = {str(day): version for day, version in touched.items() if day not in due or day in stale}
+    moment = _moment()
+    ask = [day for day in stale if _is_to_be_asked(kept.asked.get(str(day)), due[day], moment)]
+    asked = {day: one for day, one in kept.asked.items() if day in pending}
+    asked |= {str(day): Asked(newest, moment) for day in ask}
+    requests = [_request(window, found.mark, moment, None if trained else _AGGREGATES) for window in windows(ask)]
+    skipped = f"no past day was changed up to version {found.mark.version}"
+    if stale:
+        skipped = f"{len(stale)} past days were asked for and are not derived yet"
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else skipped,
+        cursor=Cursor(*found.mark, pending, asked).text(),
     )
-    def late_data(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
-        archive = platform.archive()
-        if not archive.exists():
-            return dg.SkipReason("there is no archive yet; run `sieis load FILE` or `sieis consume`")
-        cursor = Cursor.read(context.cursor)
-        try:
-            found = touched_days(archive, Mark(cursor.table, cursor.version) if cursor else None)
-        except RetriableError as error:
-            return dg.SkipReason(f"{error}; the next look begins where this one did")
-        touched = found.days
-        if cursor and cursor.table == found.mark.table:
-            touched = {**{dt.date.fromisoformat(day): version for day, version in cursor.pending.items()}, **touched}
-        if found.gap is not None:
-            # Days that only a cleaned commit touched cannot be told: all that have a partition may be among them.
-            keys = days.get_partition_keys()
-            touched = {**{dt.date.fromisoformat(key): found.gap for key in keys}, **touched}
-        now = today()
-        pending = {day.isoformat(): version for day, version in touched.items() if day >= now}
-        past = {day: version for day, version in touched.items() if day < now and days.has_partition_key(str(day))}
-        trained = platform.marts().exists(MODEL.to_user_string())
-        assets = [*_AGGREGATES, ANOMALIES] if trained else _AGGREGATES
-        stale = _stale(context.instance, assets, past)
-        requests = [_request(window, found.mark, None if trained else _AGGREGATES) for window in windows(stale)]
-        return dg.SensorResult(
-            run_requests=requests,
-            skip_reason=None if requests else f"no past day was changed up to version {found.mark.version}",
-            cursor=Cursor(*found.mark, pending).text(),
-        )
-
-    return late_data
 
 
-def _request(window: Window, mark: Mark, assets: Sequence[dg.AssetKey] | None) -> dg.RunRequest:
+def _moment() -> int:
+    return int(time.time())
+
+
+def _is_to_be_asked(before: Asked | None, version: int, moment: int) -> bool:
+    """Whether nobody was asked since `version` touched the day, or so long ago that the run must have failed."""
+    return before is None or version > before.version or moment - before.at >= _ASK_AGAIN_SECONDS
+
+
+def _request(window: Window, mark: Mark, moment: int, assets: Sequence[dg.AssetKey] | None) -> dg.RunRequest:
     return dg.RunRequest(
-        # One archive version asks for a window once, even if the cursor could not be kept.
-        run_key=f"late-{mark.table}-{mark.version}-{window.first}-{window.last}",
+        # One archive version asks for a window once in that time, even if the cursor could not be kept.
+        run_key=f"late-{mark.table}-{mark.version}-{window.first}-{window.last}-{moment // _ASK_AGAIN_SECONDS}",
         tags=window.tags(),
         asset_selection=assets,
     )
 
 
 def _stale(
-    instance: dg.DagsterInstance, assets: Sequence[dg.AssetKey], touched: Mapping[dt.date, int]
+    instance: dg.DagsterInstance, assets: Sequence[dg.AssetKey], touched: Mapping[dt.date, int], table: str
 ) -> list[dt.date]:
-    """The touched days that some asset was not made from the touching version, or a later one, of the archive."""
+    """The touched days that some asset was not made from the touching version, or a later one, of that archive."""
     fresh: dict[dt.date, int] = dict.fromkeys(touched, 0)
     for asset in assets:
-        for day, version in _made_from(instance, asset, list(touched)).items():
-            fresh[day] += version >= touched[day]
+        for batch in _batches(list(touched)):
+            for day, version in _made_from(instance, asset, batch, table).items():
+                fresh[day] += version >= touched[day]
     return [day for day, count in fresh.items() if count < len(assets)]
 
 
-def _made_from(instance: dg.DagsterInstance, asset: dg.AssetKey, days: Sequence[dt.date]) -> dict[dt.date, int]:
-    """Archive version that the newest materialization of each day was made from."""
-    if not days:
-        return {}
+def _batches(days: Sequence[dt.date]) -> Iterator[Sequence[dt.date]]:
+    for start in range(0, len(days), _LOOKUP_DAYS):
+        yield days[start : start + _LOOKUP_DAYS]
+
+
+def _made_from(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, days: Sequence[dt.date], table: str
+) -> dict[dt.date, int]:
+    """Version of that archive which the newest materialization of each day was made from."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[str(day) for day in days]), limit=_LOOKUP
     ).records
@@ -135,5 +164,6 @@ def _made_from(instance: dg.DagsterInstance, asset: dg.AssetKey, days: Sequence[
     for record in reversed(records):  # they come newest first: the newest is written last
         found = record.asset_materialization
         if found and found.partition and "archive_version" in found.metadata:
-            made[dt.date.fromisoformat(found.partition)] = int(str(found.metadata["archive_version"].value))
+            version = archive_version_of(found, table)
+            made[dt.date.fromisoformat(found.partition)] = -1 if version is None else version
     return made

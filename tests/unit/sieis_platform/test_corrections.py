@@ -15,6 +15,7 @@ from sieis_platform.reading import FIELDS, KEY
 from sieis_platform.settings import Settings
 from sieis_platform.state import State
 from sieis_platform.stores.archive import Commit, LedgerEntry
+from sieis_platform.stores.corrected import IMAGES
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 from sieis_platform.timeline import DAY_NS
 from tests.unit.sieis_platform.history_file import archived, day, hot_rows, won, write
@@ -164,6 +165,30 @@ def test_a_backfill_leaves_corrected_readings_alone(settings: Settings, correcti
     hot.close()
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_backfill_from_another_file_leaves_corrected_readings_alone(
+    settings: Settings, corrections: Corrections, file: Path, tmp_path: Path, replace: bool
+) -> None:
+    # The same readings under another fingerprint: one more mote, whose lines come last.
+    other = tmp_path / "other.txt"
+    other.write_text(file.read_text() + "2004-03-01 00:00:00.5 0 9 20 40 100 2.625\n")
+    corrections.apply(asked("delete"))
+    corrections.apply(asked("null", "light", motes=[1]))
+    hot = open_hot(settings)
+    before = won(open_archive(settings))
+    Backfill(settings, hot, open_archive(settings)).fill(other, day(5), day(1), replace=replace)
+    hot.close()
+    assert_frame_equal(won(open_archive(settings)).filter(pl.col("mote_id") != 9), before, check_exact=True)
+    assert won(open_archive(settings)).filter(mote_id=9).height == 1
+    corrected = open_archive(settings).scan_all().filter(INSIDE | (pl.col("mote_id") == 1) & pl.col("light").is_null())
+    assert corrected.select("mote_id").collect()["mote_id"].unique().to_list() == [1]
+    agree(settings)
+    for done in reversed(corrections.known()):
+        corrections.undo(done.id, "me")
+    assert won(open_archive(settings)).filter(INSIDE).height == 2 * A_DAY
+    assert audit_archive(open_archive(settings)).findings == []
+
+
 def test_corrections_of_the_same_readings_are_undone_in_reverse(settings: Settings, corrections: Corrections) -> None:
     before = archived(settings)
     first = corrections.apply(asked("null", "light"))
@@ -219,6 +244,44 @@ def test_what_makes_no_correction_is_refused_and_leaves_no_trace(
         corrections.apply(wrong)
     assert corrections.known() == []
     assert open_archive(settings).version() == version
+
+
+@pytest.mark.parametrize("held", [0, 7])
+def test_what_is_no_longer_kept_cannot_be_undone_and_that_is_said(
+    settings: Settings, corrections: Corrections, held: int
+) -> None:
+    done = corrections.apply(asked("delete"))
+    marts, version = open_marts(settings), open_archive(settings).version()
+    images = marts.scan(IMAGES).collect()
+    marts.replace(IMAGES, images.head(held))
+    for call in (lambda: corrections.undo(done.id, "me"), lambda: corrections.complete(done.id)):
+        with pytest.raises(CorrectionError, match=f"{2 * A_DAY} rows, but the mart {IMAGES} holds {held}"):
+            call()
+    assert corrections.known() == [done]
+    assert open_archive(settings).version() == version
+    marts.replace(IMAGES, images)
+    corrections.undo(done.id, "me")
+    agree(settings)
+
+
+@pytest.mark.parametrize("kind", ["delete", "null"])
+def test_finishing_a_finished_one_repairs_the_hot_store(
+    settings: Settings, corrections: Corrections, kind: str
+) -> None:
+    before = won(open_archive(settings))
+    done = corrections.apply(asked(kind, *(["light"] if kind == "null" else [])))
+    hot = open_hot(settings)
+    for corrected in (lambda: done, lambda: corrections.undo(done.id, "me")):
+        expected = corrected()
+        # A consumer that lagged behind writes every reading, with values that are no longer true.
+        hot.write_readings(before.with_columns(light=pl.lit(7.0, pl.Float32)))
+        assert hot_rows(settings).filter(INSIDE).height == 2 * A_DAY
+        version = open_archive(settings).version()
+        assert corrections.complete(done.id) == expected
+        assert open_archive(settings).version() == version
+        inside = hot_rows(settings).filter(INSIDE)
+        assert_frame_equal(inside, won(open_archive(settings)).filter(INSIDE), check_exact=True)
+    hot.close()
 
 
 def test_an_unknown_id_is_said(corrections: Corrections) -> None:

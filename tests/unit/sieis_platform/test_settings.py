@@ -62,3 +62,10 @@ def test_an_address_that_is_shown_holds_no_password(name: str) -> None:
         with pytest.raises(ValidationError) as refused:
             Settings(_env_file=None, **{name: address})  # pyright: ignore
         assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["data_dir", "archive_uri", "marts_uri"])
+@pytest.mark.parametrize("sign", [*"[]*?#", "%20"])
+def test_folders_that_could_not_be_read_again_are_refused(name: str, sign: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} contains one of"):
+        Settings(_env_file=None, **{name: f"/v/a{sign}b/c"})  # pyright: ignore[reportCallIssue]

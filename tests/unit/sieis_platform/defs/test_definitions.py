@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from sieis_platform.defs.assembly import build_definitions
-from sieis_platform.defs.partitions import Window, daily_partitions, history_partitions, today
+from sieis_platform.defs.partitions import Window, daily_partitions, history_partitions, today, windows
 from sieis_platform.defs.resources import PlatformResource
-from sieis_platform.defs.rollups.late import Cursor, windows
+from sieis_platform.defs.rollups.late import Asked, Cursor
 from sieis_platform.settings import Settings
 from sieis_platform.timeline import TimelineFile
 
@@ -193,7 +193,7 @@ def test_days_become_as_few_windows_as_hold_exactly_them() -> None:
 
 
 def test_a_cursor_that_someone_has_set_by_hand_is_no_cursor() -> None:
-    kept = Cursor("table", 7, {"2026-03-01": 5})
+    kept = Cursor("table", 7, {"2026-03-01": 5}, {"2026-03-01": Asked(6, 1_000)})
     assert Cursor.read(kept.text()) == kept
     assert Cursor.read(None) is Cursor.read("12") is Cursor.read("nonsense") is None
 

@@ -46,6 +46,14 @@ def test_looking_at_a_mart_that_is_not_there_makes_nothing(marts: Marts) -> None
     assert not Path(marts.root).exists()
 
 
+def test_folders_that_are_no_tables_are_not_named(marts: Marts) -> None:
+    assert marts.tables() == []
+    marts.append("rollup", days(1))
+    for other in ("notes", "half_made/_delta_log", "Upper"):
+        Path(marts.root, other).mkdir(parents=True)
+    assert marts.tables() == ["rollup"]
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import polars as pl
 import pytest
 from pydantic import SecretStr
@@ -13,10 +14,12 @@ from pydantic import SecretStr
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Archive, Commit
-from sieis_platform.stores.log import LogUnavailableError
+from sieis_platform.stores.log import CommitLog, LogError, LogUnavailableError
 from sieis_platform.stores.open import open_archive
+from sieis_platform.stores.rewrite import Scope, remove
 from sieis_platform.stores.s3 import make_bucket
 from sieis_platform.stores.touched import Mark, Touched, touched_days
+from sieis_platform.stores.upkeep import expire
 from sieis_platform.timeline import DAY_NS
 from tools.services import Services
 from tools.services.instance import Instance
@@ -109,6 +112,25 @@ def test_deletes_and_updates_touch_their_days_alone(archive: Archive) -> None:
     assert touched_days(archive, mark).days == {DAYS[1]: 4, DAYS[0]: 5, DAYS[2]: 6}
 
 
+def test_what_the_retention_lets_go_of_touches_nothing_but_what_else_is_removed_does(archive: Archive) -> None:
+    mark = newest(archive)
+    assert expire(archive, DAYS[2], 1, {}) == 6  # the first day; later ones stay
+    assert expire(archive, DAYS[2], None, {1: 0, 2: 0}) == 0
+    found = touched_days(archive, mark)
+    assert (found.mark.version, found.days) == (mark.version + 1, {})
+    assert remove(archive, Scope.day(DAYS[1], [1]), reason="a mistake") == 3
+    assert touched_days(archive, mark).days == {DAYS[1]: mark.version + 2}
+
+
+@pytest.mark.parametrize("line", ["{", '{"add": 7}', "[]", '{"add": {"path": null}}'])
+def test_a_damaged_commit_is_said(tmp_path: Path, line: str) -> None:
+    made = open_archive(Settings(data_dir=tmp_path))
+    made.create()
+    (tmp_path / "archive" / "_delta_log" / f"{0:020}.json").write_text(line + "\n")
+    with pytest.raises(LogError, match=r"version 0 .* is damaged"):
+        made.log().commit(0)
+
+
 def test_appends_of_several_writers_at_once_are_all_seen(archive: Archive) -> None:
     mark = newest(archive)
     writers = [
@@ -147,6 +169,37 @@ def test_a_log_cleaned_of_what_was_not_seen_yet_is_said(archive: Archive) -> Non
     )
 
 
+def test_a_long_log_is_read_in_pieces(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(archive, DAYS[0])
+    append(archive, DAYS[3])
+    monkeypatch.setattr("sieis_platform.stores.touched._COMMITS", 2)
+    table = str(archive.table().metadata().id)
+    seen, mark = [], None
+    while mark is None or mark.version < archive.version():
+        found = touched_days(archive, mark)
+        mark = found.mark
+        seen.append((mark, found.days, found.gap))
+    assert seen == [
+        (Mark(table, 1), {DAYS[0]: 1}, None),
+        (Mark(table, 3), {DAYS[1]: 2, DAYS[2]: 3}, None),
+        (Mark(table, 5), {DAYS[0]: 4, DAYS[3]: 5}, None),
+    ]
+
+
+def test_what_the_log_no_longer_holds_is_not_asked_for_version_by_version(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.table().create_checkpoint()
+    last = append(archive, DAYS[3])
+    for version in range(last):
+        obstore.delete(archive.log()._store, f"_delta_log/{version:020}.json")
+    asked: list[int] = []
+    read = CommitLog.commit
+    monkeypatch.setattr(CommitLog, "commit", lambda log, version: asked.append(version) or read(log, version))
+    assert touched_days(archive, None) == Touched(newest(archive), {DAYS[3]: last}, gap=last - 1)
+    assert set(asked) == {last}
+
+
 def test_a_table_made_anew_is_read_from_its_beginning(archive: Archive) -> None:
     foreign = Mark("another", 2)
     assert touched_days(archive, foreign).days.keys() == set(DAYS[:3])
@@ -163,7 +216,7 @@ def test_a_server_that_is_away_is_retriable_and_tells_no_secret(minio: Instance)
     minio.stop()
     try:
         with pytest.raises(LogUnavailableError) as caught:
-            log.files(0)
+            log.commit(0)
         assert minio.credentials["secret_key"] not in str(caught.value)
     finally:
         minio.restart()
