@@ -103,12 +103,12 @@ def test_days_are_closed_once_and_again_when_rows_come_late(settings: Settings, 
             return run(settings, instance, close_day, window)
 
     def requested() -> list[Window | None]:
-        context = dg.build_schedule_context(
+        with dg.build_schedule_context(
             instance=opened(),
             scheduled_execution_time=dt.datetime.combine(today(), dt.time(0, 40), dt.UTC),
             resources={"platform": platform},
-        )
-        requests = daily_closing.evaluate_tick(context).run_requests or []
+        ) as context:
+            requests = daily_closing.evaluate_tick(context).run_requests or []
         return [Window.of_tags(request.tags) for request in requests]
 
     assert requested() == [Window(day(2), day(1))]
