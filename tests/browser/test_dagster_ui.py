@@ -20,7 +20,7 @@ from sieis_platform.stores.archive import Commit
 from sieis_platform.stores.open import open_archive
 from tests.browser.conftest import ROOT, free_port, running
 
-pytestmark = pytest.mark.timeout(480)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 YESTERDAY = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
 SIEIS = [sys.executable, "-m", "sieis_cli", "dagster"]

@@ -25,7 +25,7 @@ from sieis_platform.timeline import DAY_NS
 from tests.faults.harness import Platform, platform
 from tests.unit.sieis_platform.history_file import MOTES, archived, day, hot_rows, won, write
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.slow, pytest.mark.timeout(600)]
 
 A_DAY = 96
 KILLED = """

@@ -27,7 +27,7 @@ from sieis_platform.stores.hot import AGGREGATE_SCHEMA, SHORT_NAMES
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 from sieis_platform.timeline import DAY_NS, Timeline, TimelineFile
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FIRST_DAY, DAYS, ROWS = dt.date(2004, 2, 28), 35, 280_828
 

@@ -76,5 +76,6 @@ def test_a_table_whose_files_are_gone_is_503_not_500(
         for path in (READINGS, "/api/v1/analytics/aggregates", "/api/v1/analytics/anomalies"):
             answer = client.get(path)
             assert answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE, path
-            assert answer.json()["data"]["code"] == "unavailable"
+            # Marts are made anew by the next run; the archive's files must be brought back by whoever looks after it.
+            assert answer.json()["data"]["code"] == ("store_broken" if path == READINGS else "unavailable")
             assert str(tmp_path) not in answer.text
