@@ -55,6 +55,7 @@ def test_the_workspace_names_a_module_that_loads(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_dagsters_own_command_line_finds_and_accepts_the_project(tmp_path: Path) -> None:
     environment = {**os.environ, "SIEIS_DATA_DIR": str(tmp_path / "none")}
 
