@@ -3,7 +3,7 @@
 Belongs here: the command and its table. Not here: the audit (sieis_platform.analysis.ledger).
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -11,6 +11,8 @@ from rich.table import Table
 
 from sieis_cli.context import load_settings
 from sieis_platform.errors import FatalError
+
+_FILE_WIDTH: Final = 200  # a file has no width to fit into; on a narrow one the sources would vanish
 
 
 class VerifyError(FatalError):
@@ -57,4 +59,7 @@ def _show(accounts: list) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for account in accounts:
         table.add_row(account.source, *(f"{getattr(account, column):,}" for column in columns))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
+    console.print(table)

@@ -79,9 +79,8 @@ class ArchiveSink:
             starts[partition] = max(position or 0, low)
             self._buffers[partition] = _PartitionBuffer(position, starts[partition])
             if low > (position or 0):
-                self._oldest = (
-                    -math.inf
-                )  # due at once: a loss is to be in ledger and metric now, not with the next rows
+                # Due at once: a loss is to be in ledger and metric now, not with the next rows.
+                self._oldest = -math.inf
                 self._tell_lost(partition, low - (position or 0), first=position or 0, last=low - 1)
         return starts
 

@@ -12,6 +12,7 @@ from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.archive.upkeep import CLOSED_DAYS, LEDGER, OPEN_DAY, RETENTION, STORAGE_REPORT, VACUUM
 from sieis_platform.defs.partitions import daily_partitions, windows
 from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
+from sieis_platform.defs.schedules import once_archived
 from sieis_platform.stores.upkeep import unfinished_days
 
 #: Longest run in seconds before it is ended; a night's vacuum of years of days takes minutes.
@@ -44,19 +45,15 @@ vacuum = dg.define_asset_job(
 JOBS: Final = [compact_open_day, close_day, retention, vacuum]
 
 
-@dg.schedule(
-    cron_schedule="20 * * * *",
-    target=compact_open_day,
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Today's small files, every hour.",
+hourly_compaction = once_archived(
+    "hourly_compaction", "20 * * * *", compact_open_day, "Today's small files, every hour."
 )
-def hourly_compaction(
-    context: dg.ScheduleEvaluationContext, platform: PlatformResource
-) -> dg.RunRequest | dg.SkipReason:
-    """Compact the open day once there is an archive."""
-    if not platform.archive().exists():
-        return dg.SkipReason(NO_ARCHIVE)
-    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+nightly_vacuum = once_archived(
+    "nightly_vacuum",
+    "45 2 * * *",
+    vacuum,
+    "Every night: the ledger copied, old versions deleted, the storage report.",
+)
 
 
 @dg.schedule(
@@ -102,19 +99,6 @@ def nightly_retention(
     settings = platform.settings()
     if settings.archive_retention_days is None and not settings.archive_retention_motes:
         return dg.SkipReason("the archive keeps every reading for ever; SIEIS_ARCHIVE_RETENTION_DAYS changes that")
-    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
-
-
-@dg.schedule(
-    cron_schedule="45 2 * * *",
-    target=vacuum,
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every night: the ledger copied, old versions deleted, the storage report.",
-)
-def nightly_vacuum(context: dg.ScheduleEvaluationContext, platform: PlatformResource) -> dg.RunRequest | dg.SkipReason:
-    """Vacuum once there is an archive."""
-    if not platform.archive().exists():
-        return dg.SkipReason(NO_ARCHIVE)
     return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
 
 

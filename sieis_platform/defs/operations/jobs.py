@@ -12,6 +12,7 @@ from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.ml.assets import ANOMALIES, MODEL
 from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
+from sieis_platform.defs.schedules import once_archived
 from sieis_platform.defs.stream.assets import HOT_STORE
 
 #: Checks of the stores belong to every run over days; the observation, which has no partition, is a job of its own.
@@ -83,19 +84,12 @@ def nightly(context: dg.ScheduleEvaluationContext, platform: PlatformResource) -
     return dg.RunRequest(run_key=f"{yesterday}-{moment.isoformat()}", partition_key=yesterday)
 
 
-@dg.schedule(
-    cron_schedule="*/15 * * * *",
-    target=observe_archive,
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Version, rows and positions of the archive, every quarter of an hour.",
+archive_observation_schedule = once_archived(
+    "archive_observation_schedule",
+    "*/15 * * * *",
+    observe_archive,
+    "Version, rows and positions of the archive, every quarter of an hour.",
 )
-def archive_observation_schedule(
-    context: dg.ScheduleEvaluationContext, platform: PlatformResource
-) -> dg.RunRequest | dg.SkipReason:
-    """Observe the archive once it exists."""
-    if not platform.archive().exists():
-        return dg.SkipReason(NO_ARCHIVE)
-    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
 
 
 SCHEDULES: Final = [hourly_refresh, nightly, archive_observation_schedule]
