@@ -20,6 +20,7 @@ from sieis_platform.errors import FatalError, RetriableError, SieisError
 from sieis_platform.settings import Settings
 from sieis_streaming.broker import BrokerUnavailableError, locate
 from sieis_streaming.decode import decode
+from sieis_streaming.flusher import Flusher
 from sieis_streaming.link import BrokerLink
 from sieis_streaming.metrics import ConsumerMetrics
 from sieis_streaming.sinks.base import IncarnationChangedError, OffsetRange, PositionMovedError, Sink
@@ -86,6 +87,8 @@ class SinkConsumer:
         self._pending: list[int] = []
         self._paused = False
         self._backoff = _Backoff()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{sink.name}-flush")
+        self._flusher = Flusher(sink, self._writer)
         self._failure: FatalError | None = None
         self._lag_at = 0.0
         self._incarnation = ""
@@ -97,15 +100,16 @@ class SinkConsumer:
 
         Raises: FatalError.
         """
-        while not stop.is_set():
-            if not self._open(stop):
-                continue
-            try:
-                while not stop.is_set() and not self._link.moved():
-                    self._step()
-                self._drain(stop)
-            finally:
-                self._close()
+        with self._writer:
+            while not stop.is_set():
+                if not self._open(stop):
+                    continue
+                try:
+                    while not stop.is_set() and not self._link.moved():
+                        self._step()
+                    self._drain(stop)
+                finally:
+                    self._close()
 
     # -- one connection ------------------------------------------------------------------------------------------
     def _open(self, stop: threading.Event) -> bool:
@@ -138,7 +142,7 @@ class SinkConsumer:
             try:
                 if self._link.moved():
                     self._link.connect_publisher(locate(self._settings, _LOCATE_SECONDS, stop))
-                self._commit(self._sink.flush(), quiet=self._link.moved())
+                self._flush_now(quiet=self._link.moved())
             except (PositionMovedError, IncarnationChangedError) as error:
                 self._count(error)
                 return
@@ -155,6 +159,7 @@ class SinkConsumer:
                 return
 
     def _close(self) -> None:
+        self._settle()
         consumer, self._consumer = self._consumer, None
         self._sink.revoke(self._owned)
         self._forget(self._owned)
@@ -178,12 +183,16 @@ class SinkConsumer:
         if self._backoff.waiting():
             self._report_lag()
             return
+        if self._flusher.running and not self._flusher.ready:
+            self._report_lag()
+            return
         try:
+            self._finish()
             if self._pending:
                 self._take_over()
             self._check_incarnation()
             if self._sink.due():
-                self._commit(self._sink.flush())
+                self._flusher.start()
         except (PositionMovedError, IncarnationChangedError) as error:
             self._count(error)
             self._sink.revoke(self._owned)
@@ -193,9 +202,33 @@ class SinkConsumer:
             self._count(error, retry_seconds=round(self._backoff.failed(error), 2))
             self._pause()
         else:
-            self._backoff.succeeded()
-            self._resume()
+            if not self._flusher.running:
+                self._answered()
         self._report_lag()
+
+    def _finish(self) -> None:
+        """Take the end of the flush under way, if there is one. Raises: what it raised."""
+        if self._flusher.running:
+            self._commit(self._flusher.finish())
+            self._answered()
+
+    def _flush_now(self, *, quiet: bool = False) -> None:
+        """Store all that was read, here and now. Raises: as a sink's flush."""
+        self._commit(self._flusher.finish(), quiet=quiet)
+        self._commit(self._sink.flush(), quiet=quiet)
+
+    def _settle(self) -> None:
+        """Wait for the flush under way: what comes next takes its rows from the sink, whatever became of them."""
+        try:
+            self._flusher.finish()  # not told to Kafka: the partitions may be another's by now
+        except RetriableError as error:
+            self._count(error)
+        except FatalError as error:
+            self._failure = error
+
+    def _answered(self) -> None:
+        self._backoff.succeeded()
+        self._resume()
 
     def _take(self, messages: list[KafkaMessage]) -> None:
         if not messages:
@@ -209,7 +242,7 @@ class SinkConsumer:
         # is no more, under whose successor it would be committed. It is read again from where the sink says.
         if good and not self._pending:
             self._metrics.records_read.labels(self._sink.name).inc(len(good))
-            self._sink.add(decode(good, self._settings.max_skew_seconds))
+            self._flusher.add(decode(good, self._settings.max_skew_seconds))
 
     def _broker_error(self, error: KafkaError) -> None:
         self._metrics.errors.labels(self._sink.name, "broker").inc()
@@ -291,11 +324,10 @@ class SinkConsumer:
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:
-            self._commit(self._sink.flush())
+            self._flush_now()
         except RetriableError as error:
-            self._count(
-                error
-            )  # unflushed rows are dropped below; the positions have not moved, the next owner reads them
+            # Unflushed rows are dropped below; the positions have not moved, the next owner reads them.
+            self._count(error)
         except FatalError as error:
             self._failure = error
         self._drop(partitions)
@@ -305,6 +337,7 @@ class SinkConsumer:
         self._drop(partitions)
 
     def _drop(self, partitions: list[TopicPartition]) -> None:
+        self._settle()
         gone = [part.partition for part in partitions]
         self._sink.revoke(gone)
         self._forget(gone)

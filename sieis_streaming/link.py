@@ -81,6 +81,8 @@ class BrokerLink:
                 # Bounds what librdkafka holds ahead of us, per consumer, whatever the lag.
                 "queued.max.messages.kbytes": 65_536,
                 "fetch.wait.max.ms": 50,
+                # How long a full queue is left alone: by default a second, in which it is worked off three times over.
+                "fetch.queue.backoff.ms": 20,
                 "topic.metadata.refresh.interval.ms": 5_000,
             }
         )

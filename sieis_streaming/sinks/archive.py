@@ -63,6 +63,11 @@ class ArchiveSink:
         self._rows = 0
         self._oldest: float | None = None
 
+    @property
+    def ahead_rows(self) -> int:
+        """As many as the next flush takes."""
+        return self._flush_rows
+
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
         """Read on where the table stands, not where Kafka's commit does."""
         self._incarnation = self._link.incarnation()

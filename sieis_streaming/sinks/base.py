@@ -30,11 +30,16 @@ class PositionBeyondEndError(FatalError):
 
 
 class Sink(Protocol):
-    """One store's end of the stream. Not thread-safe: one consumer thread owns it."""
+    """One store's end of the stream. Not thread-safe: one thread at a time (sieis_streaming.flusher)."""
 
     @property
     def name(self) -> SinkName:
         """Which store this is; also the label of its metrics and the end of its group's name."""
+        ...
+
+    @property
+    def ahead_rows(self) -> int:
+        """Rows that may be read while a flush is under way: about what the next one takes."""
         ...
 
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:

@@ -4,6 +4,7 @@ Belongs here: buffering between two writes. Not here: how a store writes (sieis_
 """
 
 import time
+from typing import Final
 
 import polars as pl
 
@@ -13,6 +14,8 @@ from sieis_platform.stores.hot import HotStore
 from sieis_streaming.decode import Decoded
 from sieis_streaming.metrics import ConsumerMetrics
 from sieis_streaming.sinks.base import OffsetRange
+
+_AHEAD_ROWS: Final = 40_000
 
 
 class HotSink:
@@ -34,6 +37,11 @@ class HotSink:
         self._metrics = metrics
         self._frames: list[pl.DataFrame] = []
         self._next: dict[int, int] = {}
+
+    @property
+    def ahead_rows(self) -> int:
+        """Two polls under load: the write after this one is then no larger than it pays."""
+        return _AHEAD_ROWS
 
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
         """The group's own offsets serve: a repeated write changes nothing."""

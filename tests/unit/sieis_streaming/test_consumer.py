@@ -52,6 +52,10 @@ class RecordingSink(base.Sink):
     def name(self) -> Sink:
         return self._name
 
+    @property
+    def ahead_rows(self) -> int:
+        return 1_000
+
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
         self.assigned.append(ranges)
         return self.starts
@@ -295,7 +299,9 @@ def test_nothing_is_taken_between_a_topic_made_again_and_taking_its_partitions_o
     with running(consumer(sink, settings, ConsumerMetrics())):
         eventually(lambda: len(sink.stored) >= 30, "all records", 20)
     changed = happened.index("revoked")
-    assert happened[: changed + 2] == ["assigned", "added", "revoked", "assigned"]
+    assert happened[0] == "assigned"
+    assert set(happened[1:changed]) == {"added"}
+    assert happened[changed + 1] == "assigned"
     assert sink.stored == [(0, offset) for offset in range(30)]
 
 
