@@ -185,7 +185,9 @@ def test_an_archive_outage_beyond_the_retention_is_in_ledger_metric_and_log(
 ) -> None:
     own = {"s3_endpoint_url": s3.address, "s3_allow_http": True, "s3_timeout_seconds": 2,
            "s3_access_key_id": s3.credentials["access_key"], "s3_secret_access_key": s3.credentials["secret_key"],
-           "archive_uri": f"s3://drill-{time.time_ns()}/readings", "archive_flush_rows": 500}  # fmt: skip
+           "archive_uri": f"s3://drill-{time.time_ns()}/readings", "archive_flush_rows": 500,
+           # Else two polls hold all that is sent, and nothing is lost.
+           "poll_records": 500, "poll_records_loaded": 500}  # fmt: skip
     with platform(tmp_path / "var", kafka_bootstrap=kafka.address, **own) as running:
         assert running.run("setup").returncode == 0
         incarnation = running.incarnation()

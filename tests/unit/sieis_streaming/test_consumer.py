@@ -269,6 +269,32 @@ def test_moved_positions_are_taken_up_anew_from_where_the_sink_says(topic: Topic
     assert [ranges[0] for ranges in sink.assigned] == [OffsetRange(0, 10)] * 2
 
 
+def test_the_next_batch_is_read_while_a_store_writes_the_last(topic: Topic) -> None:
+    """And when it fails then, what was read keeps its order."""
+    sink, metrics = RecordingSink(), ConsumerMetrics()
+    writing, answered = threading.Event(), threading.Event()
+
+    def slow_failure() -> None:
+        writing.set()
+        assert answered.wait(20)
+        sink.fault = lambda: None
+        raise StoreDownError("it took its time")
+
+    sink.fault = slow_failure
+    topic.send(*readings(0, 10))
+    with running(consumer(sink, topic.settings, metrics)):
+        try:
+            assert writing.wait(20)
+            topic.send(*readings(10, 5))
+            eventually(
+                lambda: gauge(metrics, "sieis_records_read_total") == 15, "those behind the ones being written", 20
+            )
+        finally:
+            answered.set()
+        eventually(lambda: len(sink.stored) >= 15, "all of them", 20)
+    assert sink.stored == [(0, offset) for offset in range(15)]
+
+
 def test_nothing_is_taken_between_a_topic_made_again_and_taking_its_partitions_over(topic: Topic) -> None:
     """What is still fetched belongs to the old topic, and would be committed as the new one's."""
     happened: list[str] = []
