@@ -65,6 +65,7 @@ def _finish(running: Platform, sender: Sender, incarnation: str, hot_readings: i
     running.stop(process)
 
 
+@pytest.mark.slow
 def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Path, broker: dict[str, str]) -> None:
     moments = seeded()
     with platform(tmp_path / "var", **broker) as running:
