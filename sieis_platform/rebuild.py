@@ -51,7 +51,7 @@ def rebuild_hot(
     Raises: RetriableError and FatalError of the three stores.
     """
     summary = RebuildSummary(first, last)
-    by_day = rows_by_day(archive.table())
+    by_day = rows_by_day(archive.files())
     for day in _days(first, last):
         rows = 0
         for start_ns, end_ns in _pieces(day, by_day.get(day, 0)):

@@ -13,8 +13,8 @@ from sieis_api.deps import State
 from sieis_api.errors import InvalidRequestError, MoteNotFoundError
 from sieis_api.params import PageCursor, Window, decode_cursor
 from sieis_api.sensors.schemas import ReadingsQuery
-from sieis_platform.reading import ARCHIVE_PARTITIONS
 from sieis_platform.stores import federated
+from sieis_platform.stores.archive import rows_by_day
 from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError
 from sieis_platform.timeline import DAY_NS
 
@@ -107,9 +107,9 @@ def _newest_archived(state: State) -> int | None:
     archive = state["stores"].archive()
     if not archive.exists():
         return None
-    days = [(part["year"], part["month"], part["day"]) for part in archive.table().partitions()]
+    files = archive.files()
+    days = list(rows_by_day(files))
     if not days:
         return None
-    of_last_day = [pl.col(name) == value for name, value in zip(ARCHIVE_PARTITIONS, max(days), strict=True)]
     with archive.reading():
-        return archive.scan_all().filter(of_last_day).select(pl.col("timestamp").max()).collect().item()
+        return archive.scan_files(files, days[-1], days[-1]).select(pl.col("timestamp").max()).collect().item()

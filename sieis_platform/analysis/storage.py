@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 import polars as pl
-from deltalake import DeltaTable
 
 from sieis_platform.reading import ARCHIVE_PARTITIONS, FIELDS, READING_SCHEMA
+from sieis_platform.stores.files import TableFiles
 
 #: Readings whose messages are measured. Of 10,000 plausible ones the mean length is known to a tenth of a byte.
 SAMPLE_ROWS: Final = 10_000
@@ -65,23 +65,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ledger_copied_to_version: int
 
 
-def weigh(table: DeltaTable, small_file_bytes: int) -> Weight:
+def weigh(table: TableFiles, small_file_bytes: int) -> Weight:
     """The table's weight, from its log alone; files below `small_file_bytes` are small."""
-    actions = pl.DataFrame(table.get_add_actions(flatten=True))
-    if actions.is_empty():
-        return Weight(table.version(), 0, 0, 0, 0)
-    size = actions["size_bytes"]
+    listed = table.listed
+    if listed.is_empty():
+        return Weight(table.version, 0, 0, 0, 0)
+    size = listed["size_bytes"]
     weight = Weight(
-        table.version(),
-        actions.height,
-        int(actions["num_records"].sum()),
+        table.version,
+        listed.height,
+        int(listed["num_records"].sum()),
         int(size.sum()),
         int((size < small_file_bytes).sum()),
     )
     folders = [f"partition.{name}" for name in ARCHIVE_PARTITIONS]
-    if not set(folders) <= set(actions.columns):
+    if not set(folders) <= set(listed.columns):
         return weight
-    days = actions.select(pl.concat_str(folders).str.to_date("%Y%m%d").unique().sort()).to_series().to_list()
+    days = listed.select(pl.concat_str(folders).str.to_date("%Y%m%d").unique().sort()).to_series().to_list()
     return weight._replace(days=len(days), first_day=days[0], last_day=days[-1])
 
 

@@ -26,6 +26,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
 from sieis_platform.stores.delta import KEEP_LOG, create_empty, scan, scan_days, translated
+from sieis_platform.stores.files import TableFiles, forget, newest_files
 from sieis_platform.stores.ledger import LEDGER_KEY, LEDGER_MART, Ledger, LedgerCopy, LedgerEntry, of_commits
 from sieis_platform.stores.log import CommitLog
 from sieis_platform.stores.objects import put
@@ -142,9 +143,19 @@ class Archive:
                 ) from error
             return table
 
+    def files(self, version: int | None = None) -> TableFiles:
+        """What a read needs of the table at its newest version, or at an older one; it never changes.
+
+        Where this process has read the newest version before, only commits made since are read from the log.
+        Raises: as `table`.
+        """
+        with _translated(self.uri):
+            newest = newest_files(self.uri, self._storage_options)
+        return newest if version is None or version == newest.version else TableFiles.of(self.table(version))
+
     def version(self) -> int:
         """Newest version of the table."""
-        return self.table().version()
+        return self.files().version
 
     def log(self) -> CommitLog:
         """The table's commits, one by one."""
@@ -222,7 +233,11 @@ class Archive:
         """Every archived row of a table opened before, at its version; of the days `first` to `last`, inclusive."""
         if first is None and last is None:
             return scan(table, self._storage_options)
-        return scan_days(table, self._storage_options, first, last)
+        return self.scan_files(TableFiles.of(table), first, last)
+
+    def scan_files(self, files: TableFiles, first: dt.date | None, last: dt.date | None) -> pl.LazyFrame:
+        """Every archived row of the days `first` to `last` (inclusive; None: without bound) at that version."""
+        return scan_days(files, self._storage_options, first, last)
 
     def scan(
         self, start_ns: int | None = None, end_ns: int | None = None, mote_ids: Sequence[int] | None = None
@@ -233,8 +248,7 @@ class Archive:
         """
         first = None if start_ns is None else _date(start_ns)
         last = None if end_ns is None else _date(end_ns - 1)
-        with _translated(self.uri):
-            frame = self.scan_table(self.table(), first, last)
+        frame = self.scan_files(self.files(), first, last)
         if start_ns is not None:
             frame = frame.filter(pl.col("timestamp") >= start_ns)
         if end_ns is not None:
@@ -350,13 +364,17 @@ def layout(rows: pl.DataFrame) -> pl.DataFrame:
     return in_layout(rows.with_columns(pl.lit(time.time_ns(), pl.Int64).alias("ingested_at")))
 
 
-def rows_by_day(table: DeltaTable) -> dict[dt.date, int]:
+def rows_by_day(files: TableFiles) -> dict[dt.date, int]:
     """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
-    actions = pl.DataFrame(table.get_add_actions(flatten=True))
-    if actions.is_empty():
+    if files.listed.is_empty():
         return {}
-    date = pl.concat_str([f"partition.{name}" for name in ARCHIVE_PARTITIONS]).str.to_date("%Y%m%d").alias("date")
-    days = actions.group_by(date).agg(pl.col("num_records").sum().alias("rows")).sort("date")
+    day = [f"partition.{name}" for name in ARCHIVE_PARTITIONS]
+    days = (
+        files.listed.group_by(day)
+        .agg(pl.col("num_records").sum().alias("rows"))
+        .select(pl.concat_str(day).str.to_date("%Y%m%d").alias("date"), "rows")
+        .sort("date")
+    )
     return {day: int(rows) for day, rows in days.iter_rows()}
 
 
@@ -384,6 +402,7 @@ def _translated(uri: str) -> Iterator[None]:
             yield
     except ArchiveUnavailableError as error:
         if isinstance(error.__cause__, FileNotFoundError):
+            forget(uri)
             raise VersionGoneError(
                 f"a file of the archive at {uri} is gone: the version read is older than the horizon of the vacuum, or "
                 f"the file was deleted by other means; read the newest version ({error.__cause__})"

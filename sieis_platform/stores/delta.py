@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
-from urllib.parse import unquote
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
@@ -21,6 +20,7 @@ from deltalake.exceptions import (
 )
 
 from sieis_platform.errors import FatalError, RetriableError
+from sieis_platform.stores.files import TableFiles
 from sieis_platform.stores.s3 import is_s3, scan_options
 
 # The library has one class for most of its errors: their text tells what will not pass by itself.
@@ -53,38 +53,32 @@ class TableInfo(NamedTuple):
     bytes: int
 
 
-def info(table: DeltaTable) -> TableInfo:
-    """What the table weighs at its version; nothing but the log is read."""
-    actions = pl.DataFrame(table.get_add_actions(flatten=True))
-    if actions.is_empty():
-        return TableInfo(table.version(), 0, 0, 0)
-    return TableInfo(
-        table.version(), actions.height, int(actions["num_records"].sum()), int(actions["size_bytes"].sum())
-    )
+def info(table: TableFiles) -> TableInfo:
+    """What the table weighs at its version."""
+    listed = table.listed
+    if listed.is_empty():
+        return TableInfo(table.version, 0, 0, 0)
+    return TableInfo(table.version, listed.height, int(listed["num_records"].sum()), int(listed["size_bytes"].sum()))
 
 
 def scan_days(
-    table: DeltaTable, storage_options: Mapping[str, str], first: dt.date | None, last: dt.date | None
+    table: TableFiles, storage_options: Mapping[str, str], first: dt.date | None, last: dt.date | None
 ) -> pl.LazyFrame:
     """The rows of the folders of `first` to `last` (both inclusive; None: without bound), `year`, `month`, `day`.
 
     Polars prunes by the statistics of every file of the table, 90 ms of processor time beside 15,000 files where one
-    day has 42; the library finds the day's files in 7 ms. What follows is what Polars does with the files it is left.
+    day has 42; the library's own predicate takes 5 ms, the dates in its list of files 0.5 ms. What follows is what
+    Polars does with the files it is left.
     """
-    bounds = [on_or_before(last)] if last is not None else []
-    if first is not None:
-        bounds.append(f"NOT {on_or_before(first - dt.timedelta(days=1))}")
-    return _scan_files(table, storage_options, " AND ".join(bounds) or None)
+    return _scan_files(table, table.of_days(first, last), storage_options)
 
 
-def _scan_files(table: DeltaTable, storage_options: Mapping[str, str], predicate: str | None) -> pl.LazyFrame:
-    schema = pl.Schema(table.schema().to_arrow())
-    files = _files(table, predicate)
-    if not files:
+def _scan_files(table: TableFiles, paths: list[str], storage_options: Mapping[str, str]) -> pl.LazyFrame:
+    schema, folders = table.schema, table.folders
+    if not paths:
         return pl.LazyFrame(schema=schema)
-    folders = table.metadata().partition_columns
     return pl.scan_parquet(
-        files,
+        paths,
         schema={name: kind for name, kind in schema.items() if name not in folders},  # else a file is opened for it
         hive_partitioning=True,
         hive_schema={name: schema[name] for name in folders},
@@ -93,20 +87,6 @@ def _scan_files(table: DeltaTable, storage_options: Mapping[str, str], predicate
         storage_options={**storage_options, **scan_options(storage_options)} or None,
         credential_provider=None,
     ).select(schema.names())
-
-
-def _files(table: DeltaTable, predicate: str | None = None) -> list[str]:
-    """Where the table's files lie, as Polars opens them: the library writes `%20` in a local path for a space."""
-    files = table.file_uris(file_pruning_predicate=predicate)
-    return files if is_s3(table.table_uri) else [unquote(file) for file in files]
-
-
-def on_or_before(day: dt.date) -> str:
-    """SQL for the folders `year`, `month`, `day` (text, zero-padded) up to a day, in parentheses."""
-    year, month, number = f"{day:%Y}", f"{day:%m}", f"{day:%d}"
-    return (
-        f"(year < '{year}' OR (year = '{year}' AND (month < '{month}' OR (month = '{month}' AND day <= '{number}'))))"
-    )
 
 
 def set_properties(table: DeltaTable, wanted: Mapping[str, str]) -> None:
@@ -155,7 +135,9 @@ def _oldest_version(table: DeltaTable) -> int:
 def scan(table: DeltaTable, storage_options: Mapping[str, str]) -> pl.LazyFrame:
     """The table at its version, to be read with the options it was opened with."""
     if "%" in table.table_uri and not is_s3(table.table_uri):
-        return _scan_files(table, storage_options, None)  # Polars asks the library for the paths and opens them as text
+        # Polars asks the library for the paths, which writes `%20` for a space, and opens them as text.
+        files = TableFiles.of(table)
+        return _scan_files(files, files.all(), storage_options)
     return pl.scan_delta(table, storage_options=scan_options(storage_options))
 
 

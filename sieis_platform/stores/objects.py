@@ -29,6 +29,30 @@ def put(uri: str, options: Mapping[str, str], path: str, content: bytes) -> None
         raise ObjectUnavailableError(f"{uri}/{path} could not be written ({type(error).__name__})") from None
 
 
+def tag(uri: str, options: Mapping[str, str], path: str) -> str | None:
+    """What tells the object `{uri}/{path}` from any other that ever lay there; None where there is none.
+
+    Raises: ObjectUnavailableError.
+    """
+    try:
+        if not is_s3(uri):
+            found = (Path(uri) / path).stat()
+            return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
+        import obstore  # noqa: PLC0415 - as above
+
+        try:
+            return obstore.head(object_store(uri, options), path)["e_tag"]
+        except obstore.exceptions.NotFoundError:
+            return None
+        except obstore.exceptions.BaseError as error:
+            raise ObjectUnavailableError(f"{uri}/{path} could not be looked at ({type(error).__name__})") from None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ObjectUnavailableError(f"{uri}/{path} could not be looked at ({type(error).__name__})") from None
+
+
 def folders(uri: str, options: Mapping[str, str]) -> list[str]:
     """Names of the folders right below `uri`, ascending; none where it is not there.
 

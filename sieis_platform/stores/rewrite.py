@@ -21,7 +21,7 @@ from sieis_platform.stores.archive import (
     ArchiveError,
     in_layout,
 )
-from sieis_platform.stores.delta import KEEP_LOG, on_or_before
+from sieis_platform.stores.delta import KEEP_LOG
 from sieis_platform.stores.ledger import REMOVED_KEY, RemovedEntry
 from sieis_platform.timeline import DAY_NS
 
@@ -62,11 +62,11 @@ class Scope:
 
     def predicate(self) -> str:
         """The same as SQL for the Delta library. Only digits of dates and integers get into it."""
-        parts = [on_or_before(self.last)]
+        parts = [_on_or_before(self.last)]
         if self.first == self.last:
             parts = [f"year = '{self.last:%Y}'", f"month = '{self.last:%m}'", f"day = '{self.last:%d}'"]
         elif self.first is not None:
-            parts.append(f"NOT {on_or_before(self.first - dt.timedelta(days=1))}")
+            parts.append(f"NOT {_on_or_before(self.first - dt.timedelta(days=1))}")
         if self.motes is not None:
             parts.append(f"mote_id IN ({_integers(self.motes)})")
         if self.without_motes:
@@ -228,3 +228,11 @@ def _of_motes(scope: Scope) -> pl.Expr:
 
 def _integers(motes: Sequence[int]) -> str:
     return ", ".join(str(int(mote)) for mote in motes)
+
+
+def _on_or_before(day: dt.date) -> str:
+    """SQL for the folders `year`, `month`, `day` (text, zero-padded) up to a day, in parentheses."""
+    year, month, number = f"{day:%Y}", f"{day:%m}", f"{day:%d}"
+    return (
+        f"(year < '{year}' OR (year = '{year}' AND (month < '{month}' OR (month = '{month}' AND day <= '{number}'))))"
+    )

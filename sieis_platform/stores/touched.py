@@ -48,8 +48,8 @@ def touched_days(archive: Archive, since: Mark | None) -> Touched:
 
     Raises: ArchiveUnavailableError, LogUnavailableError, LogError, ArchiveError (also where a file has no date).
     """
-    table = archive.table()
-    mark = Mark(str(table.metadata().id), table.version())
+    newest = archive.files()
+    mark = Mark(newest.table_id, newest.version)
     known = since is not None and since.table == mark.table and since.version <= mark.version
     first = since.version + 1 if since is not None and known else 0
     if first > mark.version:

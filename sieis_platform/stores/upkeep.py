@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable
+from deltalake import CommitProperties
 from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.reading import KEY
 from sieis_platform.stores.archive import PROPERTIES, WRITER, Archive, last_wins
 from sieis_platform.stores.delta import KEEP_LOG, Cleaned, clean, set_properties
+from sieis_platform.stores.files import TableFiles
 from sieis_platform.stores.rewrite import Scope, remove, replace_rows
 
 #: Rows of a closing day held at once: 60 bytes each, several copies while they are sorted.
@@ -60,7 +61,7 @@ def drop_superseded(archive: Archive, day: dt.date) -> int:
     """
     with archive.reading():
         counts = (
-            archive.scan_table(archive.table(), day, day)
+            archive.scan_files(archive.files(), day, day)
             .group_by("mote_id")
             .agg(pl.len().alias("rows"), pl.struct(KEY).n_unique().alias("keys"))
             .sort("mote_id")
@@ -128,14 +129,14 @@ def vacuum(archive: Archive, horizon_hours: int) -> Cleaned:
     raise archive.refused()
 
 
-def unfinished_days(table: DeltaTable, small_file_bytes: int) -> list[dt.date]:
+def unfinished_days(files: TableFiles, small_file_bytes: int) -> list[dt.date]:
     """Days of which a folder holds several files, a small one among them: rows came after it was last compacted."""
-    actions = pl.DataFrame(table.get_add_actions(flatten=True))
-    if actions.is_empty():
+    listed = files.listed
+    if listed.is_empty():
         return []
-    folders = [name for name in actions.columns if name.startswith("partition.")]
+    folders = [name for name in listed.columns if name.startswith("partition.")]
     loose = (
-        actions.group_by(folders)
+        listed.group_by(folders)
         .agg(pl.len().alias("files"), pl.col("size_bytes").min().alias("smallest"))
         .filter(pl.col("files") > 1, pl.col("smallest") < small_file_bytes)
     )

@@ -64,9 +64,9 @@ def archive_observation(context: dg.AssetExecutionContext, platform: PlatformRes
     """Version, weight, days, and the positions of partitions and files that the archive covers: all from its log."""
     with dagster_failures():
         archive = platform.archive()
-        table = archive.table()
-        weight = info(table)
-        snapshot = Snapshot(archive, table)
+        files = archive.files()
+        weight = info(files)
+        snapshot = Snapshot(archive, files)
         days = list(snapshot.rows_by_day())
         with archive.reading():
             first = snapshot.rows(snapshot.recent(1)).head(5).collect()

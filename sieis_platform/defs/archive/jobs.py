@@ -8,11 +8,11 @@ from typing import Final
 
 import dagster as dg
 
-from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.archive.upkeep import CLOSED_DAYS, LEDGER, OPEN_DAY, RETENTION, STORAGE_REPORT, VACUUM
 from sieis_platform.defs.partitions import daily_partitions, windows
 from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.schedules import once_archived
+from sieis_platform.stores.archive import rows_by_day
 from sieis_platform.stores.upkeep import unfinished_days
 
 #: Longest run in seconds before it is ended; a night's vacuum of years of days takes minutes.
@@ -73,9 +73,9 @@ def daily_closing(
     settings = platform.settings()
     partitions = set(daily_partitions(settings).get_partition_keys())
     closed = context.instance.get_materialized_partitions(CLOSED_DAYS)
-    table = archive.table()
-    never = {day for day in Snapshot(archive, table).rows_by_day() if day.isoformat() not in closed}
-    open_again = unfinished_days(table, settings.archive_small_file_bytes)
+    files = archive.files()
+    never = {day for day in rows_by_day(files) if day.isoformat() not in closed}
+    open_again = unfinished_days(files, settings.archive_small_file_bytes)
     yesterday = moment.date() - dt.timedelta(days=1)
     days = {day for day in {yesterday, *never, *open_again} if day <= yesterday and day.isoformat() in partitions}
     return [

@@ -7,11 +7,11 @@ import datetime as dt
 from typing import Final, Self
 
 import polars as pl
-from deltalake import DeltaTable
 
 from sieis_platform.defs.partitions import Window, today
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
 from sieis_platform.stores.archive import Archive, last_wins, rows_by_day
+from sieis_platform.stores.files import TableFiles
 from sieis_platform.timeline import DAY_NS
 
 #: The date (UTC, YYYY-MM-DD) of a reading.
@@ -19,12 +19,12 @@ DATE: Final = pl.from_epoch(pl.col("timestamp") // DAY_NS, time_unit="d").dt.str
 
 
 class Snapshot:
-    """The archive at the version it had when this was opened; the log is loaded once for all reads."""
+    """The archive at the version it had when this was opened."""
 
-    def __init__(self, archive: Archive, table: DeltaTable) -> None:
-        self._archive, self._table = archive, table
-        self.version = table.version()
-        self.table_id = str(table.metadata().id)
+    def __init__(self, archive: Archive, files: TableFiles) -> None:
+        self._archive, self._files = archive, files
+        self.version = files.version
+        self.table_id = files.table_id
 
     @classmethod
     def of(cls, archive: Archive, version: int | None = None) -> Self:
@@ -32,14 +32,14 @@ class Snapshot:
 
         Raises: ArchiveError where there is none, VersionGoneError, ArchiveUnavailableError.
         """
-        return cls(archive, archive.table(version))
+        return cls(archive, archive.files(version))
 
     def rows(self, window: Window) -> pl.LazyFrame:
         """Every archived row of the window (READING_SCHEMA and LINEAGE_SCHEMA), repeated keys included.
 
         Only the folders of its days are read.
         """
-        return self._archive.scan_table(self._table, window.first, window.last).drop(ARCHIVE_PARTITIONS)
+        return self._archive.scan_files(self._files, window.first, window.last).drop(ARCHIVE_PARTITIONS)
 
     def readings(self, window: Window) -> pl.DataFrame:
         """The readings of the window (READING_SCHEMA), one a key: the last wins. Ascending (mote_id, timestamp)."""
@@ -69,4 +69,4 @@ class Snapshot:
 
     def rows_by_day(self) -> dict[dt.date, int]:
         """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
-        return rows_by_day(self._table)
+        return rows_by_day(self._files)

@@ -201,9 +201,9 @@ def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource
     with dagster_failures():
         archive, marts = platform.archive(), platform.marts()
         small = settings.archive_small_file_bytes
-        table = archive.table()
-        weight = weigh(table, small)
-        sample = Snapshot(archive, table).sample(SAMPLE_ROWS)
+        files = archive.files()
+        weight = weigh(files, small)
+        sample = Snapshot(archive, files).sample(SAMPLE_ROWS)
         report = Report(
             **weight._replace(days=weight.days or 0)._asdict(),
             measured_at=moment,
@@ -213,7 +213,7 @@ def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource
             ledger_copied_to_version=archive.ledger_covered(),
         )
         rows = [report_row("archive", weight, moment, raw)]
-        rows += [report_row(name, weigh(marts.table(name), small), moment) for name in marts.tables()]
+        rows += [report_row(name, weigh(marts.files(name), small), moment) for name in marts.tables()]
         frame = pl.concat(rows)
         marts.replace_days(STORAGE_REPORT.to_user_string(), frame, moment.date(), moment.date())
         archive.put(_SUMMARY, msgspec.json.format(msgspec.json.encode(report), indent=2))

@@ -4,7 +4,7 @@ Belongs here: which readings are read and where the aggregates go. Not here: the
 """
 
 import datetime as dt
-from typing import Final
+from typing import Final, NamedTuple
 
 import dagster as dg
 import polars as pl
@@ -18,7 +18,8 @@ from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, writt
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.reading import FIELDS
-from sieis_platform.stores.hot import AGGREGATE_MARTS, AGGREGATE_SCHEMA, SHORT_NAMES, STATISTICS, Period
+from sieis_platform.stores.hot import AGGREGATE_MARTS, AGGREGATE_SCHEMA, SHORT_NAMES, STATISTICS, HotStore, Period
+from sieis_platform.stores.marts import Marts
 
 MARTS: Final = AGGREGATE_MARTS
 
@@ -56,6 +57,35 @@ _LINEAGE: Final = lineage(
 )
 
 
+class RolledUp(NamedTuple):
+    """The aggregates of a window (AGGREGATE_SCHEMA and `date`), its readings by date, the mart's version with them."""
+
+    aggregates: pl.DataFrame
+    readings: dict[str, int]
+    mart_version: int
+
+
+def roll_up(archive: Snapshot, marts: Marts, period: Period, window: Window) -> RolledUp:
+    """Aggregate the readings of a window, and put the result in place of that window in the mart.
+
+    Raises: RetriableError and FatalError of the two stores.
+    """
+    counts: dict[str, int] = dict.fromkeys(window.keys, 0)
+    frames = []
+    for batch in window.batches(_BATCH_DAYS):
+        readings = archive.readings(batch)
+        counts |= dict(readings.group_by(DATE).len().iter_rows())
+        frames.append(aggregate(readings, period))
+    aggregates = with_date(pl.concat(frames))
+    version = marts.replace_days(MARTS[period], aggregates, window.first, window.last)
+    return RolledUp(aggregates, counts, version)
+
+
+def show(hot: HotStore, aggregates: pl.DataFrame, period: Period, window: Window) -> None:
+    """Put the aggregates of a window in its place in the hot store. Raises: RetriableError and FatalError of it."""
+    hot.replace_aggregates(period, aggregates.select(AGGREGATE_SCHEMA.names()), window.start_ns, window.end_ns)
+
+
 def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     """The asset of one period's aggregates: a run over any range of days replaces exactly those days."""
 
@@ -80,17 +110,9 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
         window = Window.of_keys(context.partition_key_range)
         with dagster_failures():
             archive = Snapshot.of(platform.archive())
-            counts: dict[str, int] = dict.fromkeys(window.keys, 0)
-            frames = []
-            for batch in window.batches(_BATCH_DAYS):
-                readings = archive.readings(batch)
-                counts |= dict(readings.group_by(DATE).len().iter_rows())
-                frames.append(aggregate(readings, period))
-            aggregates = with_date(pl.concat(frames))
-            version = platform.marts().replace_days(MARTS[period], aggregates, window.first, window.last)
+            aggregates, counts, version = roll_up(archive, platform.marts(), period, window)
             with platform.hot() as hot:
-                shown = aggregates.select(AGGREGATE_SCHEMA.names())
-                hot.replace_aggregates(period, shown, window.start_ns, window.end_ns)
+                show(hot, aggregates, period, window)
         for day, count in counts.items():
             # The check counts again at this version of the archive; once that is gone, this is what it compares with.
             context.add_asset_metadata({READINGS: count}, partition_key=day)

@@ -185,7 +185,7 @@ def _hot(platform: PlatformResource) -> dict[str, Any]:
 def _archive(platform: PlatformResource) -> dict[str, Any]:
     """Version and weight, from the log."""
     try:
-        weight = info(platform.archive().table())
+        weight = info(platform.archive().files())
     except SieisError as error:
         return {"unavailable": str(error)}
     return {

@@ -119,14 +119,14 @@ def test_appends_to_the_day_being_compacted_keep_every_row_and_position(archive:
 
 
 def test_days_with_loose_small_files_are_unfinished_until_compacted(archive: Archive) -> None:
-    assert unfinished_days(archive.table(), 1 << 20) == []
+    assert unfinished_days(archive.files(), 1 << 20) == []
     append(archive, [(1, 0), (1, -DAY_NS)])
-    assert unfinished_days(archive.table(), 1 << 20) == []
+    assert unfinished_days(archive.files(), 1 << 20) == []
     append(archive, [(1, 1 - DAY_NS)])
-    assert unfinished_days(archive.table(), 1 << 20) == [days_ago(1)]
-    assert unfinished_days(archive.table(), 10) == []  # none of these files is that small
+    assert unfinished_days(archive.files(), 1 << 20) == [days_ago(1)]
+    assert unfinished_days(archive.files(), 10) == []  # none of these files is that small
     compact_day(archive, days_ago(1))
-    assert unfinished_days(archive.table(), 1 << 20) == []
+    assert unfinished_days(archive.files(), 1 << 20) == []
 
 
 # -- closing -----------------------------------------------------------------------------------------------------------
