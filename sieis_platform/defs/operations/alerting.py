@@ -226,8 +226,8 @@ def definitions() -> dg.Definitions:
         assets=[
             dg.AssetSpec(
                 ALERTS,
-                description="What someone should know of: failed runs and checks, what is no longer fresh, dead letters, "
-                "a consumer that is down. Kept in the operational state, sent through Apprise.",
+                description="What someone should know of: failed runs and checks, what is no longer fresh, dead "
+                "letters, a consumer that is down. Kept in the operational state, sent through Apprise.",
                 group_name="operations",
                 kinds={"apprise", "sql"},
                 owners=OWNERS,
