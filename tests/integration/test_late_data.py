@@ -14,10 +14,7 @@ from polars.testing import assert_frame_equal
 from sieis_platform.analysis.ledger import audit_archive
 from sieis_platform.corrections import Asked, Corrections
 from sieis_platform.defs.archive.historical import HISTORY
-from sieis_platform.defs.assembly import build_definitions
-from sieis_platform.defs.operations.jobs import refresh
 from sieis_platform.defs.partitions import Window, today
-from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.reading import QUANTITIES
 from sieis_platform.settings import Settings
