@@ -225,6 +225,12 @@ class State:
         with self._reading() as session:
             return [_stored(row) for row in session.scalars(sa.select(_Alert).order_by(_Alert.id.desc()).limit(limit))]
 
+    def oldest_alert(self) -> dt.datetime | None:
+        """When the oldest alert that is kept was raised; None without any."""
+        with self._reading() as session:
+            raised = session.scalar(sa.select(sa.func.min(_Alert.raised_at)))
+        return dt.datetime.fromtimestamp(raised, dt.UTC) if raised is not None else None
+
     def save_attempt(
         self, alert_id: int, *, delivered_to: frozenset[str], error: str = "", retry_seconds: float = 0.0
     ) -> None:

@@ -67,12 +67,15 @@ class Installation:
         windows = [Window.of_tags(request.tags) for request in self.tick()]
         return sorted(key for window in windows if window is not None for key in window.keys)
 
-    def run(self, job: str, window: Window | None = None, *assets: str) -> dg.ExecuteInProcessResult:
+    def run(
+        self, job: str, window: Window | None = None, *assets: str, config: dict | None = None
+    ) -> dg.ExecuteInProcessResult:
         """A job that must succeed, over the days of `window`; of its assets only those named, if any are."""
         done = self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             tags=window.tags() if window else None,
             asset_selection=[dg.AssetKey(name) for name in assets] or None,
+            run_config=config,
         )
         assert done.success
         return done

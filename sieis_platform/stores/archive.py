@@ -352,12 +352,22 @@ def layout(rows: pl.DataFrame) -> pl.DataFrame:
 
 def rows_by_day(table: DeltaTable) -> dict[dt.date, int]:
     """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
+    return dict(weight_by_day(table).select("date", "rows").iter_rows())
+
+
+DAY_WEIGHT_SCHEMA: Final = pl.Schema({"date": pl.Date(), "rows": pl.Int64(), "files": pl.Int64(), "bytes": pl.Int64()})
+
+
+def weight_by_day(table: DeltaTable) -> pl.DataFrame:
+    """Rows (repeated keys count), files and bytes of each day that has any, ascending, from the log alone."""
     actions = pl.DataFrame(table.get_add_actions(flatten=True))
     if actions.is_empty():
-        return {}
+        return DAY_WEIGHT_SCHEMA.to_frame()
     date = pl.concat_str([f"partition.{name}" for name in ARCHIVE_PARTITIONS]).str.to_date("%Y%m%d").alias("date")
-    days = actions.group_by(date).agg(pl.col("num_records").sum().alias("rows")).sort("date")
-    return {day: int(rows) for day, rows in days.iter_rows()}
+    days = actions.group_by(date).agg(
+        pl.col("num_records").sum().alias("rows"), pl.len().alias("files"), pl.col("size_bytes").sum().alias("bytes")
+    )
+    return days.cast(DAY_WEIGHT_SCHEMA).sort("date")
 
 
 def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -13,6 +13,7 @@ from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.partitions import today
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_LINEAGE, HOT_STORE
+from sieis_platform.defs.stream.hot import told_of_hot
 from sieis_platform.rebuild import rebuild_hot
 from sieis_platform.settings import Settings
 
@@ -63,12 +64,12 @@ def rebuild_hot_store_op(context: dg.OpExecutionContext, platform: PlatformResou
             hourly_first=hourly_first,
             on_day=lambda day, rows: context.log.info("%s: %d readings", day, rows),
         )
-        rows = hot.count_readings()
+        told = told_of_hot(hot)
     context.log_event(
         dg.AssetMaterialization(
             HOT_STORE,
             metadata={
-                "dagster/row_count": rows,
+                **told,
                 "first_day": first.isoformat(),
                 "last_day": last.isoformat(),
                 "readings_written": summary.readings_written,
