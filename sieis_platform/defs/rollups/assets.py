@@ -9,6 +9,7 @@ from typing import Final
 import dagster as dg
 import polars as pl
 
+from sieis_platform import crash
 from sieis_platform.analysis.aggregates import BUILDING, aggregate, with_date
 from sieis_platform.defs import plot
 from sieis_platform.defs.archive.assets import ARCHIVE
@@ -78,6 +79,7 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
     )
     def rollup(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
         window = Window.of_keys(context.partition_key_range)
+        crash.arm(platform.settings().crash_at)
         with dagster_failures():
             archive = Snapshot.of(platform.archive())
             counts: dict[str, int] = dict.fromkeys(window.keys, 0)
@@ -87,10 +89,13 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
                 counts |= dict(readings.group_by(DATE).len().iter_rows())
                 frames.append(aggregate(readings, period))
             aggregates = with_date(pl.concat(frames))
+            crash.point("rollup.before_mart")
             version = platform.marts().replace_days(MARTS[period], aggregates, window.first, window.last)
+            crash.point("rollup.after_mart")
             with platform.hot() as hot:
                 shown = aggregates.select(AGGREGATE_SCHEMA.names())
                 hot.replace_aggregates(period, shown, window.start_ns, window.end_ns)
+            crash.point("rollup.after_hot")
         for day, count in counts.items():
             # The check counts again at this version of the archive; once that is gone, this is what it compares with.
             context.add_asset_metadata({READINGS: count}, partition_key=day)

@@ -1,11 +1,16 @@
-"""Every asset tells what it is, and every event about it what there is now; exceptions stand here by name."""
+"""Every asset tells what it is, every event about it what there is now, and making it again changes nothing.
+
+Exceptions stand here by name, with their reason.
+"""
 
 import datetime as dt
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import dagster as dg
+import polars as pl
 import pytest
 from dagster._core.instance.ref import InstanceRef
 
@@ -18,13 +23,15 @@ from sieis_platform.defs.partitions import Window, today
 from sieis_platform.defs.stream.report import consumer_report
 from sieis_platform.settings import Settings
 from sieis_platform.state import NewAlert, State
+from sieis_platform.stores.hot import AGGREGATE_MARTS
+from sieis_platform.stores.open import open_archive, open_marts
 from sieis_platform.timeline import TimelineFile
 from sieis_streaming.reported import read_reported
 from tests.faults.harness import Sender, eventually, platform, wait_until_archived, wait_until_hot
 from tests.faults.test_kill_consumer import POISON
 from tests.installation import Installation
 from tests.ticks import tick
-from tests.unit.sieis_platform.history_file import DAYS, day, write
+from tests.unit.sieis_platform.history_file import DAYS, day, hot_rows, write
 
 #: Assets that are no table, and what their rows stand in.
 NO_TABLE: Final = {"data_docs": "a site of pages made of quality_results"}
@@ -136,19 +143,32 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
         eventually(lambda: len(read_reported(settings.consumer_metrics).sinks) == 2, "both sinks in the metrics")
         home = str(prepare_home(settings))
         with dg.DagsterInstance.from_ref(InstanceRef.from_dir(home)) as instance:
-            yield Ran(_all_of_it(settings, instance, inbox), {str(day(number)) for number in (6, 5, 4, 3, 2, 1, 0)})
+            yield Ran(_all_of_it(settings, instance), {str(day(number)) for number in (6, 5, 4, 3, 2, 1, 0)})
 
 
-def _all_of_it(settings: Settings, instance: dg.DagsterInstance, inbox: Path) -> Installation:
+#: The one job not run here: what it is told to send, it sends (tests/integration/test_consumer_report.py).
+NOT_AGAIN: Final = {"replay_dead_letters"}
+
+
+def _every_job(made: Installation) -> set[str]:
+    """Run every job there is, and what no job makes; their names."""
+    inbox, history = made.settings.inbox_location, Window(day(6), day(1))
+    made.run(load_inbox.name, config=_load(inbox, "mote.txt"))
+    for replace in (False, True):  # the second puts the data set's rows in place of those of the inbox
+        assert made.backfill(history.first, history.last, replace=replace).success
+    days = {"refresh_and_train": Window(day(6), today()), "refresh": Window(day(6), today()), "close_day": history}
+    others = ("observe_archive", "compact_open_day", "retention", "rebuild_hot_store", "build_data_docs", "vacuum")
+    for job in (*days, *others, "delete_old_runs"):
+        made.run(job, days.get(job))
+    made.run("__ASSET_JOB", None, "run_history")
+    return {load_inbox.name, *days, *others, "delete_old_runs"}
+
+
+def _all_of_it(settings: Settings, instance: dg.DagsterInstance) -> Installation:
     TimelineFile.of(settings).fix(settings, dt.date(2004, 3, 1), DAYS)  # as the load of a data set does
     made = Installation(settings, instance)
-    made.run(load_inbox.name, config=_load(inbox, "mote.txt"))
-    assert made.backfill(day(6), day(1)).success
-    made.run("refresh_and_train", Window(day(6), today()))
-    made.run("close_day", Window(day(6), day(1)))
-    for job in ("observe_archive", "compact_open_day", "retention", "vacuum", "build_data_docs"):
-        made.run(job)
-    made.run("__ASSET_JOB", None, "run_history")
+    _every_job(made)
+    made.run("vacuum")  # its report of all tables, now that all are there
     with State.open(settings) as state:
         state.keep_alert(NewAlert("test", "A trial", "nothing", "warning"), 0, waiting=False)
     for sensor in (consumer_report, new_dead_letters, alert_delivery):
@@ -222,3 +242,57 @@ def test_the_archive_names_its_delta_version_and_the_positions_it_covers(ran: Ra
     for metadata in (observed, reported):
         assert isinstance(metadata["version"].value, int)
     assert set(instance.get_materialized_partitions(dg.AssetKey("daily_aggregates"))) == ran.partitions
+
+
+# -- again ---------------------------------------------------------------------------------------------------------
+
+#: Marts that keep what happened: again adds rows, and those that were there stay as they are.
+LOGS: Final = {
+    "run_history": "a row a run",
+    "quality_results": "a row a run and check",
+    "ledger": "the copy of the archive's log, of which compaction and vacuum are part",
+}
+#: Columns that another run fills otherwise, and why.
+OTHERWISE: Final = {
+    "anomaly_model": ("version", "trained_at", "run_id"),  # the same forest under the next number
+    "anomalies": ("model_version",),
+    # What is weighed is the tables as they are now, and of logs and versions there is more.
+    "storage_report": ("measured_at", "version", "files", "bytes", "small_files", "rows", "compression_ratio"),
+}
+
+
+def _contents(frame: pl.DataFrame) -> str:
+    """A hash of rows and columns, whatever their order in the files."""
+    ordered = frame.select(sorted(frame.columns))
+    return hashlib.sha256(ordered.sort(ordered.columns).write_json().encode()).hexdigest()
+
+
+def _marts(settings: Settings) -> dict[str, pl.DataFrame]:
+    marts = open_marts(settings)
+    return {name: marts.scan(name).collect() for name in marts.tables()}
+
+
+def _hashes(made: Installation) -> dict[str, str]:
+    """Of the archive, the hot store, and every mart that is no log."""
+    contents = {"archive": open_archive(made.settings).scan_all().collect(), "hot store": hot_rows(made.settings)}
+    contents |= {f"hot store, {period}": made.hot_aggregates(period) for period in AGGREGATE_MARTS}
+    contents |= {name: mart.drop(OTHERWISE.get(name, ())) for name, mart in _marts(made.settings).items()}
+    return {name: _contents(frame) for name, frame in contents.items() if name not in LOGS}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_running_all_of_it_again_changes_nothing(ran: Ran) -> None:
+    before, logs = _hashes(ran.derived), _marts(ran.derived.settings)
+    derived = {spec.key.to_user_string() for spec in ran.derived.definitions.resolve_all_asset_specs()}
+    assert {*LOGS, *OTHERWISE} <= set(logs) == {name for name in logs if name in derived}
+    done = _every_job(ran.derived)
+    jobs = {job.name for job in ran.derived.definitions.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert done == jobs - NOT_AGAIN
+    assert ran.derived.tick() == []
+    assert _hashes(ran.derived) == before
+    after = _marts(ran.derived.settings)
+    for name in LOGS:
+        columns = logs[name].columns
+        assert after[name].height >= logs[name].height, name
+        assert logs[name].join(after[name], on=columns, how="anti", nulls_equal=True).is_empty(), name
