@@ -28,6 +28,9 @@ POINTS: Final = (
     "correct.after_images",
     "correct.after_archive",
     "correct.after_hot",
+    "rollup.before_mart",
+    "rollup.after_mart",
+    "rollup.after_hot",
 )
 
 

@@ -41,12 +41,14 @@ def rebuild_hot(
     first: dt.date,
     last: dt.date,
     *,
+    hourly_first: dt.date | None = None,
     on_day: Callable[[dt.date, int], None] = lambda _day, _rows: None,
 ) -> RebuildSummary:
     """Write the archive's readings and the marts' aggregates of the days `first` to `last` into the hot store.
 
-    Nothing is removed before: what the stream has written and the archive has not yet flushed stays. Same keys
-    overwrite, so that running it again changes nothing. `on_day` is told each day and how many readings it had.
+    Hourly aggregates begin at `hourly_first` where that is given: they stay longer than the readings. Nothing is
+    removed before: what the stream has written and the archive has not yet flushed stays. Same keys overwrite, so that
+    running it again changes nothing. `on_day` is told each day and how many readings it had.
 
     Raises: RetriableError and FatalError of the three stores.
     """
@@ -66,7 +68,8 @@ def rebuild_hot(
         summary.readings_archived += rows
         on_day(day, rows)
     for period in AGGREGATE_MARTS:
-        summary.aggregates_written += _aggregates(hot, marts, period, first, last)
+        begin = hourly_first if period == "hourly" and hourly_first is not None else first
+        summary.aggregates_written += _aggregates(hot, marts, period, begin, last)
     return summary
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.settings import Settings
 
-AlertLevel = Literal["warning", "failure"]
+AlertLevel = Literal["success", "warning", "failure"]
 
 _CONNECT_SECONDS: Final = 5  # a server that is there answers in milliseconds; callers may try again
 _CREATE_LOCK: Final = 0x51E15  # any number that nothing else in this database locks
@@ -225,6 +225,12 @@ class State:
         with self._reading() as session:
             return [_stored(row) for row in session.scalars(sa.select(_Alert).order_by(_Alert.id.desc()).limit(limit))]
 
+    def oldest_alert(self) -> dt.datetime | None:
+        """When the oldest alert that is kept was raised; None without any."""
+        with self._reading() as session:
+            raised = session.scalar(sa.select(sa.func.min(_Alert.raised_at)))
+        return dt.datetime.fromtimestamp(raised, dt.UTC) if raised is not None else None
+
     def save_attempt(
         self, alert_id: int, *, delivered_to: frozenset[str], error: str = "", retry_seconds: float = 0.0
     ) -> None:
@@ -309,7 +315,7 @@ class State:
 def _stored(row: _Alert) -> StoredAlert:
     return StoredAlert(
         id=row.id,
-        alert=NewAlert(row.subject, row.title, row.text, "failure" if row.level == "failure" else "warning"),
+        alert=NewAlert(row.subject, row.title, row.text, msgspec.convert(row.level, AlertLevel)),
         raised_at=dt.datetime.fromtimestamp(row.raised_at, dt.UTC),
         waiting=row.waiting,
         repeats=row.repeats,

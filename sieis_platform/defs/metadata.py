@@ -69,21 +69,36 @@ def written(
 
     `preview`: the rows written, with `time_column` in Unix ns. `plot`: markdown (defs/plot.py).
     """
-    entries: dict[str, dg.MetadataValue] = {
-        "dagster/row_count": dg.MetadataValue.int(rows),
-        "mart_version": dg.MetadataValue.int(mart_version),
+    entries = {
+        **kept(rows, preview, mart_version=mart_version, times=times_of(preview, time_column)),
         "archive_version": dg.MetadataValue.int(archive_version),
         "archive_table": dg.MetadataValue.text(archive_table),
     }
-    if not preview.is_empty():
-        moments = preview.select(
-            pl.from_epoch(pl.col(time_column).min(), time_unit="ns").dt.to_string("iso:strict").alias("first"),
-            pl.from_epoch(pl.col(time_column).max(), time_unit="ns").dt.to_string("iso:strict").alias("last"),
-        ).row(0)
-        entries["first"], entries["last"] = (dg.MetadataValue.text(f"{moment}Z") for moment in moments)
-        entries["preview"] = preview_of(preview)
     if plot:
         entries["plot"] = dg.MetadataValue.md(plot)
+    return entries
+
+
+#: First and last moment of a table, Unix ns; None without rows.
+Times = tuple[int | None, int | None]
+
+
+def times_of(frame: pl.DataFrame, column: str) -> Times:
+    """The range of a column in Unix ns."""
+    return frame.select(pl.col(column).min().alias("first"), pl.col(column).max().alias("last")).row(0)
+
+
+def kept(rows: int, shown: pl.DataFrame, *, mart_version: int, times: Times) -> dict[str, dg.MetadataValue]:
+    """Metadata of a mart: how many rows it has, its version, its time range, and the first rows of `shown`."""
+    entries: dict[str, dg.MetadataValue] = {
+        "dagster/row_count": dg.MetadataValue.int(rows),
+        "mart_version": dg.MetadataValue.int(mart_version),
+        "preview": preview_of(shown),
+    }
+    for name, ns in zip(("first", "last"), times, strict=True):
+        if ns is not None:
+            said = pl.select(pl.from_epoch(pl.lit(ns), time_unit="ns").dt.to_string("iso:strict")).item()
+            entries[name] = dg.MetadataValue.text(f"{said}Z")
     return entries
 
 
@@ -96,9 +111,9 @@ def archive_version_of(made: dg.AssetMaterialization, table: str) -> int | None:
     return int(str(version.value)) if version and of and of.value == table else None
 
 
-def preview_of(frame: pl.DataFrame) -> dg.MetadataValue:
+def preview_of(frame: pl.DataFrame, rows: int = _PREVIEW_ROWS) -> dg.MetadataValue:
     """The first rows as a table."""
-    return dg.MetadataValue.md(markdown(frame.head(_PREVIEW_ROWS)))
+    return dg.MetadataValue.md(markdown(frame.head(rows)))
 
 
 def moment(seconds: float | None) -> str:

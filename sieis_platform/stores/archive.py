@@ -366,16 +366,28 @@ def layout(rows: pl.DataFrame) -> pl.DataFrame:
 
 def rows_by_day(files: TableFiles) -> dict[dt.date, int]:
     """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
+    return dict(weight_by_day(files).select("date", "rows").iter_rows())
+
+
+DAY_WEIGHT_SCHEMA: Final = pl.Schema({"date": pl.Date(), "rows": pl.Int64(), "files": pl.Int64(), "bytes": pl.Int64()})
+
+
+def weight_by_day(files: TableFiles) -> pl.DataFrame:
+    """Rows (repeated keys count), files and bytes of each day that has any, ascending, from the log alone."""
     if files.listed.is_empty():
-        return {}
+        return DAY_WEIGHT_SCHEMA.to_frame()
     day = [f"partition.{name}" for name in ARCHIVE_PARTITIONS]
-    days = (
+    return (
         files.listed.group_by(day)
-        .agg(pl.col("num_records").sum().alias("rows"))
-        .select(pl.concat_str(day).str.to_date("%Y%m%d").alias("date"), "rows")
+        .agg(
+            pl.col("num_records").sum().alias("rows"),
+            pl.len().alias("files"),
+            pl.col("size_bytes").sum().alias("bytes"),
+        )
+        .select(pl.concat_str(day).str.to_date("%Y%m%d").alias("date"), "rows", "files", "bytes")
+        .cast(DAY_WEIGHT_SCHEMA)
         .sort("date")
     )
-    return {day: int(rows) for day, rows in days.iter_rows()}
 
 
 def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -14,10 +14,7 @@ from polars.testing import assert_frame_equal
 from sieis_platform.analysis.ledger import audit_archive
 from sieis_platform.corrections import Asked, Corrections
 from sieis_platform.defs.archive.historical import HISTORY
-from sieis_platform.defs.assembly import build_definitions
-from sieis_platform.defs.operations.jobs import refresh
 from sieis_platform.defs.partitions import Window, today
-from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.reading import QUANTITIES
 from sieis_platform.settings import Settings
@@ -25,71 +22,12 @@ from sieis_platform.state import State
 from sieis_platform.stores.archive import Commit, LedgerEntry
 from sieis_platform.stores.hot import AGGREGATE_SCHEMA, SHORT_NAMES
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
-from sieis_platform.timeline import DAY_NS, Timeline, TimelineFile
+from sieis_platform.timeline import DAY_NS, TimelineFile
+from tests.installation import Installation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FIRST_DAY, DAYS, ROWS = dt.date(2004, 2, 28), 35, 280_828
-
-
-class Installation:
-    """One data directory with a Dagster instance: runs what is asked for, and what the sensor asks for."""
-
-    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
-        self.settings, self.instance = settings, instance
-        self.definitions = build_definitions(settings)
-        self.cursor: str | None = None
-        self.refreshed: list[str] = []
-
-    @property
-    def timeline(self) -> Timeline:
-        kept = TimelineFile.of(self.settings).read()
-        assert kept is not None
-        return kept
-
-    def backfill(self, first: dt.date, last: dt.date, *, replace: bool = False) -> dg.ExecuteInProcessResult:
-        job = self.definitions.resolve_implicit_global_asset_job_def()
-        return job.execute_in_process(
-            instance=self.instance,
-            asset_selection=[HISTORY],
-            tags=Window(first, last).tags(),
-            run_config={"ops": {HISTORY.to_user_string(): {"config": {"replace": replace}}}},
-            raise_on_error=False,
-        )
-
-    def tick(self) -> list[dg.RunRequest]:
-        """One look of the sensor, and every run that it asks for; those runs."""
-        sensor = self.definitions.resolve_sensor_def("late_data")
-        context = dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, resources={"platform": PlatformResource.of(self.settings)}
-        )
-        data = sensor.evaluate_tick(context)
-        self.cursor = data.cursor
-        requests = list(data.run_requests or [])
-        job = self.definitions.resolve_job_def(refresh.name)
-        for request in requests:
-            done = job.execute_in_process(
-                instance=self.instance,
-                tags=request.tags,
-                asset_selection=list(request.asset_selection) if request.asset_selection else None,
-            )
-            assert done.success
-        return requests
-
-    def days_asked_for(self) -> list[str]:
-        """The days that the next look asks for, ascending."""
-        windows = [Window.of_tags(request.tags) for request in self.tick()]
-        return sorted(key for window in windows if window is not None for key in window.keys)
-
-    def mart(self, period: str) -> pl.DataFrame:
-        return open_marts(self.settings).scan(period).sort("period_start", "mote_id").collect()
-
-    def hot_aggregates(self, period) -> pl.DataFrame:
-        hot = open_hot(self.settings)
-        try:
-            return hot.aggregates(period, 0, 1 << 62)
-        finally:
-            hot.close()
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from sieis_platform.state import State, StateUnavailableError, StoredAlert
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 from sieis_platform.timeline import TimelineFile
 from tests.receiver import Receiver
+from tests.ticks import tick
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -49,26 +50,6 @@ def settings(tmp_path: Path) -> Settings:
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as made:
         yield made
-
-
-def tick(
-    sensor: dg.SensorDefinition,
-    settings: Settings,
-    instance: dg.DagsterInstance,
-    cursor: str | None,
-    platform: PlatformResource | None = None,
-) -> "dg._core.definitions.sensor_definition.SensorExecutionData":  # pyright: ignore[reportAttributeAccessIssue]
-    """One evaluation as the daemon makes it, asset events reported."""
-    context = dg.build_sensor_context(
-        instance=instance,
-        cursor=cursor,
-        repository_def=build_definitions(settings).get_repository_def(),
-        resources={"platform": platform or PlatformResource.of(settings)},
-    )
-    data = sensor.evaluate_tick(context)
-    for event in data.asset_events:
-        instance.report_runless_asset_event(event)
-    return data
 
 
 def kept(settings: Settings) -> list[StoredAlert]:

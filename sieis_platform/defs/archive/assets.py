@@ -10,6 +10,7 @@ import dagster as dg
 
 from sieis_platform.defs.archive.historical import HISTORY
 from sieis_platform.defs.archive.snapshot import Snapshot
+from sieis_platform.defs.archive.told import told_of
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, preview_of, same_columns
 from sieis_platform.defs.operations.keys import INBOX
@@ -17,7 +18,6 @@ from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import TOPIC
 from sieis_platform.reading import ARCHIVE_PARTITIONS, READING_SCHEMA
 from sieis_platform.stores.archive import ARCHIVE_SCHEMA
-from sieis_platform.stores.delta import info
 
 ARCHIVE = dg.AssetKey("archive")
 
@@ -65,26 +65,15 @@ def archive_observation(context: dg.AssetExecutionContext, platform: PlatformRes
     with dagster_failures():
         archive = platform.archive()
         files = archive.files()
-        weight = info(files)
+        metadata = told_of(files)
         snapshot = Snapshot(archive, files)
-        days = list(snapshot.rows_by_day())
         with archive.reading():
             first = snapshot.rows(snapshot.recent(1)).head(5).collect()
         positions = {entry.app: entry.end for entry in archive.ledger()}
-    context.log.info("archive version %d: %d rows in %d files", weight.version, weight.rows, weight.files)
-    metadata: dict[str, dg.MetadataValue] = {
-        "version": dg.MetadataValue.int(weight.version),
-        "dagster/row_count": dg.MetadataValue.int(weight.rows),
-        "files": dg.MetadataValue.int(weight.files),
-        "bytes": dg.MetadataValue.int(weight.bytes),
-        "days": dg.MetadataValue.int(len(days)),
-        "positions": dg.MetadataValue.json(positions),
-        "preview": preview_of(first),
-    }
-    if days:
-        metadata["first_day"] = dg.MetadataValue.text(days[0].isoformat())
-        metadata["last_day"] = dg.MetadataValue.text(days[-1].isoformat())
-    yield dg.ObserveResult(asset_key=ARCHIVE, metadata=metadata)
+    context.log.info("archive version %s: %s rows in %s files",
+                     *(metadata[name].value for name in ("version", "dagster/row_count", "files")))  # fmt: skip
+    shown = {"positions": dg.MetadataValue.json(positions), "preview": preview_of(first)}
+    yield dg.ObserveResult(asset_key=ARCHIVE, metadata={**metadata, **shown, **LINEAGE})
 
 
 def definitions() -> dg.Definitions:

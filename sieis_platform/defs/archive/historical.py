@@ -9,6 +9,7 @@ import dagster as dg
 
 from sieis_platform import crash
 from sieis_platform.backfill import Backfill, history_file
+from sieis_platform.defs.archive.told import told_of
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import OWNERS, columns, labels
 from sieis_platform.defs.partitions import Window
@@ -55,14 +56,15 @@ def historical_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
             done = Backfill(settings, hot, archive).fill(
                 history_file(settings), window.first, window.last, replace=config.replace
             )
-            version = archive.version()
+            told = told_of(archive.files(), window)
         context.log.info("%d of %d rows were missing from %s to %s", done.added, done.rows, window.first, window.last)
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": dg.MetadataValue.int(done.rows),
+                **told,
                 "file": dg.MetadataValue.text(done.file),
                 "fingerprint": dg.MetadataValue.text(done.fingerprint),
-                "archive_version": dg.MetadataValue.int(version),
+                "archive_version": told["version"],
+                "rows_in_file": dg.MetadataValue.int(done.rows),
                 "rows_added": dg.MetadataValue.int(done.added),
                 "rows_removed": dg.MetadataValue.int(done.removed),
                 "rows_changed": dg.MetadataValue.int(done.changed),

@@ -21,10 +21,12 @@ from sieis_platform.analysis.storage import (
 )
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.snapshot import Snapshot
+from sieis_platform.defs.archive.told import told_of
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, same_columns
+from sieis_platform.defs.metadata import OWNERS, columns, kept, labels, lineage, lineage_of, same_columns
 from sieis_platform.defs.partitions import Window, today
 from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
 from sieis_platform.stores.archive import ARCHIVE_SCHEMA
 from sieis_platform.stores.ledger import LEDGER_MART, LEDGER_SCHEMA
 from sieis_platform.stores.upkeep import compact_day, drop_superseded, expire, vacuum
@@ -39,9 +41,27 @@ STORAGE_REPORT: Final = dg.AssetKey("storage_report")
 #: Steps that rewrite the archive's files wait for each other: two of them on one folder would refuse one another.
 POOL: Final = "archive"
 _GROUP: Final = "archive"
+_SHOWN: Final = 5
 _SUMMARY: Final = "_metrics/summary.json"
 #: What stands in the table afterwards is what stood there before, but for rows let go.
 _SAME_ROWS: Final = {**columns(ARCHIVE_SCHEMA), **lineage(same_columns(ARCHIVE_SCHEMA.names(), ARCHIVE))}
+#: Counts of rows by the place they came from; the rest of the ledger is about commits, not about columns.
+_LEDGER_LINEAGE: Final = lineage(
+    {
+        "app": [(ARCHIVE, "source"), (ARCHIVE, "source_partition")],
+        **{name: [(ARCHIVE, "source_offset")] for name in ("start", "end", "stored")},
+        **same_columns(("source", "source_partition"), ARCHIVE),
+        "rows": [(ARCHIVE, "source_offset")],
+    }
+)
+_REPORT_LINEAGE: Final = lineage(
+    {
+        "rows": [(ARCHIVE, name) for name in KEY],
+        "bytes": [(ARCHIVE, name) for name in ARCHIVE_SCHEMA.names()],
+        "days": [(ARCHIVE, name) for name in ARCHIVE_PARTITIONS],
+        "raw_bytes": [(ARCHIVE, name) for name in READING_SCHEMA.names()],
+    }
+)
 
 
 @dg.asset(
@@ -61,9 +81,18 @@ def archive_open_day(context: dg.AssetExecutionContext, platform: PlatformResour
     with dagster_failures():
         archive = platform.archive()
         done = [compact_day(archive, one) for one in (day - dt.timedelta(days=1), day)]
+        told = told_of(archive.files(), Window(day - dt.timedelta(days=1), day))
     removed, added = sum(one.removed for one in done), sum(one.added for one in done)
     context.log.info("%s: %d files became %d", day, removed, added)
-    return dg.MaterializeResult(metadata={"day": day.isoformat(), "files_removed": removed, "files_added": added})
+    return dg.MaterializeResult(
+        metadata={
+            **told,
+            **lineage_of(_SAME_ROWS),
+            "day": day.isoformat(),
+            "files_removed": removed,
+            "files_added": added,
+        }
+    )
 
 
 def closed_days_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -96,10 +125,17 @@ def closed_days_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition
             # The next reader of the table has the final files at once instead of replaying how they came about.
             with archive.reading():
                 archive.table().create_checkpoint()
+            told = told_of(archive.files(), window)
         context.log.info("%s to %s: %d rows superseded, %d files became %d", window.first, window.last, superseded,
                          removed, added)  # fmt: skip
         return dg.MaterializeResult(
-            metadata={"superseded_rows": superseded, "files_removed": removed, "files_added": added}
+            metadata={
+                **told,
+                **lineage_of(_SAME_ROWS),
+                "superseded_rows": superseded,
+                "files_removed": removed,
+                "files_added": added,
+            }
         )
 
     return archive_closed_days
@@ -122,10 +158,14 @@ def archive_retention(context: dg.AssetExecutionContext, platform: PlatformResou
     settings = platform.settings()
     days, motes = settings.archive_retention_days, settings.archive_retention_motes
     with dagster_failures():
-        expired = expire(platform.archive(), today(), days, motes)
+        archive = platform.archive()
+        expired = expire(archive, today(), days, motes)
+        told = told_of(archive.files())
     context.log.info("%d rows are older than the archive keeps them", expired)
     return dg.MaterializeResult(
         metadata={
+            **told,
+            **lineage_of(_SAME_ROWS),
             "expired_rows": expired,
             "retention_days": "for ever" if days is None else str(days),
             "retention_days_of_motes": dg.MetadataValue.json({str(mote): kept for mote, kept in motes.items()}),
@@ -142,7 +182,7 @@ def archive_retention(context: dg.AssetExecutionContext, platform: PlatformResou
     tags=labels("operations", "marts"),
     description="The ledger of every commit, copied from the archive's log before the log is cleaned up. Not to be "
     "rebuilt after that: it belongs in the backup.",
-    metadata=columns(LEDGER_SCHEMA),
+    metadata={**columns(LEDGER_SCHEMA, {"committed_at": "Unix ns, UTC"}), **_LEDGER_LINEAGE},
 )
 def ledger(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     """Copy what the log has and the copy has not."""
@@ -150,8 +190,21 @@ def ledger(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.
         archive = platform.archive()
         copied = archive.copy_ledger()
         covered = archive.ledger_covered()
+        marts = platform.marts()
+        with marts.reading(LEDGER_MART):
+            mart = marts.scan(LEDGER_MART)
+            newest = mart.sort("version", "kind", descending=True).head(_SHOWN).collect()
+            first, last = mart.select(pl.col("committed_at").min(), last=pl.col("committed_at").max()).collect().row(0)
+        weight = marts.info(LEDGER_MART)
     context.log.info("%d commits copied, up to version %d", copied, covered)
-    return dg.MaterializeResult(metadata={"commits_copied": copied, "covered_to_version": covered})
+    return dg.MaterializeResult(
+        metadata={
+            **kept(weight.rows, newest, mart_version=weight.version, times=(first, last)),
+            **_LEDGER_LINEAGE,
+            "commits_copied": copied,
+            "covered_to_version": covered,
+        }
+    )
 
 
 @dg.asset(
@@ -169,12 +222,16 @@ def archive_vacuum(context: dg.AssetExecutionContext, platform: PlatformResource
     """Checkpoint, vacuum, clean up the log; the marts are compacted first."""
     hours = platform.settings().archive_vacuum_hours
     with dagster_failures():
-        cleaned = vacuum(platform.archive(), hours)
+        archive = platform.archive()
+        cleaned = vacuum(archive, hours)
+        told = told_of(archive.files())
         marts = platform.marts()
         tidied = {name: marts.tidy(name, hours) for name in marts.tables()}
     context.log.info("archive: %d files and %d log entries deleted", cleaned.files, cleaned.log_entries)
     return dg.MaterializeResult(
         metadata={
+            **told,
+            **lineage_of(_SAME_ROWS),
             "files_deleted": cleaned.files,
             "log_entries_deleted": cleaned.log_entries,
             "horizon_hours": hours,
@@ -192,7 +249,7 @@ def archive_vacuum(context: dg.AssetExecutionContext, platform: PlatformResource
     tags=labels("operations", "marts"),
     description="Files, bytes, small files of the archive and every mart, one row a table and day; of the archive also "
     "how many times smaller it is than the messages. The same as `_metrics/summary.json` beside the archive.",
-    metadata=columns(REPORT_SCHEMA),
+    metadata={**columns(REPORT_SCHEMA, {"measured_at": "Unix ns, UTC"}), **_REPORT_LINEAGE},
 )
 def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     """Weigh all tables; today's rows are replaced, so that each day ends with its last measurement."""
@@ -215,11 +272,18 @@ def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource
         rows = [report_row("archive", weight, moment, raw)]
         rows += [report_row(name, weigh(marts.files(name), small), moment) for name in marts.tables()]
         frame = pl.concat(rows)
-        marts.replace_days(STORAGE_REPORT.to_user_string(), frame, moment.date(), moment.date())
+        name = STORAGE_REPORT.to_user_string()
+        version_made = marts.replace_days(name, frame, moment.date(), moment.date())
+        measured = marts.info(name).rows
+        with marts.reading(name):
+            times = marts.scan(name).select(pl.col("measured_at").min(), last=pl.col("measured_at").max()).collect()
+            measured_from_to = times.row(0)
         archive.put(_SUMMARY, msgspec.json.format(msgspec.json.encode(report), indent=2))
     context.log.info("archive: %d files, %d of them small", report.files, report.small_files)
     return dg.MaterializeResult(
         metadata={
+            **kept(measured, frame, mart_version=version_made, times=measured_from_to),
+            **_REPORT_LINEAGE,
             **{name: getattr(report, name) for name in ("version", "files", "small_files", "bytes", "rows", "days")},
             "compression_ratio": dg.MetadataValue.float(report.compression_ratio or 0.0),
             "tables": dg.MetadataValue.json(frame.select("table", "files", "bytes", "small_files").to_dicts()),

@@ -194,6 +194,7 @@ def alert_delivery(context: dg.SensorEvaluationContext, platform: PlatformResour
                 f"{len(outcome.failures)} alert(s) not delivered, they are tried again: {'; '.join(outcome.failures)}"
             )
         counts, recent, deliverable = state.alert_counts(), state.recent_alerts(_RECENT), alerts.deliverable
+        oldest = state.oldest_alert()
     # Repeats are not news: what stays broken is held back at every look, and each telling is kept by Dagster for good.
     cursor = msgspec.json.encode(counts._replace(repeats=0)).decode()
     if cursor == context.cursor or not counts.kept:
@@ -207,6 +208,7 @@ def alert_delivery(context: dg.SensorEvaluationContext, platform: PlatformResour
             "waiting": counts.waiting,
             "held_back": counts.repeats,
             "failed_deliveries": counts.failures,
+            "first": oldest.isoformat() if oldest else "never",
             "last": recent[0].raised_at.isoformat(),
             "preview": preview_of(rows),
         },
@@ -226,8 +228,8 @@ def definitions() -> dg.Definitions:
         assets=[
             dg.AssetSpec(
                 ALERTS,
-                description="What someone should know of: failed runs and checks, dead letters, a consumer that is "
-                "down. Kept in the operational state, sent through Apprise.",
+                description="What someone should know of: failed runs and checks, what is no longer fresh, dead "
+                "letters, a consumer that is down. Kept in the operational state, sent through Apprise.",
                 group_name="operations",
                 kinds={"apprise", "sql"},
                 owners=OWNERS,

@@ -4,13 +4,16 @@ Belongs here: the sensor and the job. Not here: how letters are kept and sent (s
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 import dagster as dg
 import msgspec
+import polars as pl
 from pydantic import Field
 
 from sieis_platform.defs.failures import dagster_failures
+from sieis_platform.defs.metadata import preview_of
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import DEAD_LETTERS, LETTER_LINEAGE
 from sieis_platform.state import NewAlert
@@ -58,12 +61,21 @@ def new_dead_letters(
         DEAD_LETTERS,
         metadata={
             "dagster/row_count": sum(sum(reasons.values()) for reasons in counted.values()),
+            "preview": preview_of(_by_reason(counted)),
             "new": new.total(),
             "new_by_reason": dg.MetadataValue.json(dict(new)),
             **LETTER_LINEAGE,
         },
     )
     return dg.SensorResult(asset_events=[told], cursor=text)
+
+
+def _by_reason(counted: Mapping[str, Mapping[str, int]]) -> pl.DataFrame:
+    """Letters that the consumers have counted, by reason, most first."""
+    total: Counter[str] = Counter()
+    for reasons in counted.values():
+        total.update(reasons)
+    return pl.DataFrame(total.most_common(), schema={"reason": pl.String, "letters": pl.Int64}, orient="row")
 
 
 class ReplayConfig(dg.Config):

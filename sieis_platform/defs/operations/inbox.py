@@ -3,6 +3,7 @@
 Belongs here: when a file is taken. Not here: what becomes of it (sieis_platform.inbox).
 """
 
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -11,13 +12,16 @@ import polars as pl
 
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.assets import LINEAGE as ARCHIVE_LINEAGE
+from sieis_platform.defs.archive.told import told_of
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns, labels
+from sieis_platform.defs.metadata import OWNERS, columns, labels, preview_of
 from sieis_platform.defs.operations.keys import INBOX
 from sieis_platform.defs.resources import PlatformResource
-from sieis_platform.defs.stream.assets import HOT_STORE
+from sieis_platform.defs.stream.assets import HOT_LINEAGE, HOT_STORE
+from sieis_platform.defs.stream.hot import told_of_hot
 from sieis_platform.inbox import Version, load_waiting, settled, waiting_files
 from sieis_platform.settings import Settings
+from sieis_platform.sources.stream import SourceError, SourceStream
 
 _LOOK_SECONDS: Final = 30
 #: Tag of a run: the name of the file that it loads.
@@ -27,6 +31,7 @@ _VERSION: Final = "sieis/inbox_version"
 _ATTEMPTS: Final = 3
 _HOURS: Final = 6  # the largest file so far, 2.3 M lines, takes a minute
 
+_PREVIEW_BYTES: Final = 1_000  # a line of the reference data has 70
 _SCHEMA: Final = pl.Schema({"line": pl.String()})
 
 
@@ -45,14 +50,16 @@ def load_inbox_file(context: dg.OpExecutionContext, platform: PlatformResource, 
     with dagster_failures(), platform.hot() as hot:
         archive = platform.archive()
         outcome = load_waiting(settings, hot, archive, config.file)
-        version = archive.version() if outcome.summary else None
+        files = archive.files() if outcome.summary else None
+        shown = told_of_hot(hot) if outcome.summary else {}
     found: dict[str, Any] = {"file": config.file, "moved_to": dg.MetadataValue.path(str(outcome.moved_to))}
-    if outcome.summary is None:
+    if outcome.summary is None or files is None:
         context.log_event(dg.AssetObservation(INBOX, metadata={**found, "reason": outcome.reason}))
         raise dg.Failure(f"{config.file} was moved to {outcome.moved_to.parent}: {outcome.reason}", allow_retries=False)
     summary = outcome.summary
     loaded = {
         **found,
+        "preview": _preview(outcome.moved_to),
         "dagster/row_count": summary.rows_loaded,
         "lines_read": summary.lines_read,
         "duplicates": summary.duplicates,
@@ -61,11 +68,24 @@ def load_inbox_file(context: dg.OpExecutionContext, platform: PlatformResource, 
     }
     context.log_event(dg.AssetObservation(INBOX, metadata=loaded))
     if summary.rows_loaded:
-        written = {"file": config.file, "rows_loaded": summary.rows_archive, "version": version, **ARCHIVE_LINEAGE}
+        written = {"file": config.file, "rows_loaded": summary.rows_archive, **told_of(files), **ARCHIVE_LINEAGE}
         context.log_event(dg.AssetMaterialization(ARCHIVE, metadata=written))
         context.log_event(
-            dg.AssetObservation(HOT_STORE, metadata={"file": config.file, "rows_loaded": summary.rows_hot})
+            dg.AssetObservation(
+                HOT_STORE,
+                metadata={"file": config.file, "rows_loaded": summary.rows_hot, **shown, **HOT_LINEAGE},
+            )
         )
+
+
+def _preview(path: Path) -> dg.MetadataValue:
+    """The first lines of a file that was loaded; where somebody has taken it away meanwhile, that."""
+    try:
+        with SourceStream(path) as file:
+            lines = file.read(_PREVIEW_BYTES).decode(errors="replace").splitlines()
+    except SourceError as error:
+        return dg.MetadataValue.text(str(error))
+    return preview_of(pl.DataFrame({"line": lines}, schema=_SCHEMA))
 
 
 @dg.job(

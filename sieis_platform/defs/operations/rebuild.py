@@ -4,6 +4,7 @@ Belongs here: its configuration and what it tells. Not here: the rebuild (sieis_
 """
 
 import datetime as dt
+from typing import NamedTuple
 
 import dagster as dg
 from pydantic import Field
@@ -12,6 +13,7 @@ from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.partitions import today
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_LINEAGE, HOT_STORE
+from sieis_platform.defs.stream.hot import told_of_hot
 from sieis_platform.rebuild import rebuild_hot
 from sieis_platform.settings import Settings
 
@@ -23,24 +25,35 @@ class RebuildConfig(dg.Config):
     last_day: str = Field("", description="Last day, YYYY-MM-DD; empty: today.")
 
 
-def window(settings: Settings, config: RebuildConfig) -> tuple[dt.date, dt.date]:
-    """First and last day of `config`. Raises: dg.Failure where they are no days, or none between them."""
+class Span(NamedTuple):
+    """The days of one rebuild; hourly aggregates may begin earlier than the rest."""
+
+    first: dt.date
+    last: dt.date
+    hourly_first: dt.date
+
+
+def span(settings: Settings, config: RebuildConfig) -> Span:
+    """The days of `config`: as far back as each part is kept where it names no first one.
+
+    Raises: dg.Failure where they are no days, or none between them.
+    """
     try:
-        first = dt.date.fromisoformat(
-            config.first_day or (today() - dt.timedelta(settings.hot_retention_days)).isoformat()
-        )
-        last = dt.date.fromisoformat(config.last_day or today().isoformat())
+        named = dt.date.fromisoformat(config.first_day) if config.first_day else None
+        last = dt.date.fromisoformat(config.last_day) if config.last_day else today()
     except ValueError as error:
         raise dg.Failure(f"first_day and last_day are days like 2026-02-19: {error}", allow_retries=False) from error
+    first = named or today() - dt.timedelta(settings.hot_retention_days)
     if last < first:
         raise dg.Failure(f"there is no day between {first} and {last}", allow_retries=False)
-    return first, last
+    hourly = today() - dt.timedelta(settings.influx_hourly_retention_days)
+    return Span(first, last, named or min(first, hourly))
 
 
 @dg.op(pool="hot", description="Write the archive's readings and the marts' aggregates of some days to the hot store.")
 def rebuild_hot_store_op(context: dg.OpExecutionContext, platform: PlatformResource, config: RebuildConfig) -> None:
     """Nothing is removed; the same keys overwrite."""
-    first, last = window(platform.settings(), config)
+    first, last, hourly_first = span(platform.settings(), config)
     with dagster_failures(), platform.hot() as hot:
         summary = rebuild_hot(
             hot,
@@ -48,14 +61,15 @@ def rebuild_hot_store_op(context: dg.OpExecutionContext, platform: PlatformResou
             platform.marts(),
             first,
             last,
+            hourly_first=hourly_first,
             on_day=lambda day, rows: context.log.info("%s: %d readings", day, rows),
         )
-        rows = hot.count_readings()
+        told = told_of_hot(hot)
     context.log_event(
         dg.AssetMaterialization(
             HOT_STORE,
             metadata={
-                "dagster/row_count": rows,
+                **told,
                 "first_day": first.isoformat(),
                 "last_day": last.isoformat(),
                 "readings_written": summary.readings_written,

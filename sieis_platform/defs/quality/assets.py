@@ -9,8 +9,8 @@ import polars as pl
 from sieis_platform.analysis.quality.verdict import RESULTS_SCHEMA
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns, labels
-from sieis_platform.defs.quality.results import RESULTS
+from sieis_platform.defs.metadata import OWNERS, columns, kept, labels, times_of
+from sieis_platform.defs.quality.results import RESULTS, RESULTS_LINEAGE
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_STORE
 from sieis_platform.stores.marts import Marts
@@ -27,7 +27,10 @@ quality_results = dg.AssetSpec(
     kinds={"deltalake", "great_expectations"},
     owners=OWNERS,
     tags=labels("derived", "marts"),
-    metadata=columns(RESULTS_SCHEMA, {"judged_at": "Unix ns, UTC", "results": "Great Expectations' own, JSON"}),
+    metadata={
+        **columns(RESULTS_SCHEMA, {"judged_at": "Unix ns, UTC", "results": "Great Expectations' own, JSON"}),
+        **RESULTS_LINEAGE,
+    },
 )
 
 
@@ -46,7 +49,9 @@ def data_docs(context: dg.AssetExecutionContext, platform: PlatformResource) -> 
 
     folder = platform.settings().data_docs_path
     with dagster_failures():
-        results = _recent(platform.marts())
+        marts = platform.marts()
+        results = _recent(marts)
+        version = marts.version(RESULTS.to_user_string()) if results.height else -1
         index = build(results, folder)
     pages = sum(1 for _ in folder.rglob("*.html"))
     context.log.info("%d pages in %s", pages, folder)
@@ -56,6 +61,12 @@ def data_docs(context: dg.AssetExecutionContext, platform: PlatformResource) -> 
             "url": dg.MetadataValue.url(index.as_uri()),
             "pages": dg.MetadataValue.int(pages),
             "results": dg.MetadataValue.int(results.height),
+            **kept(
+                results.height,
+                results.sort("judged_at", descending=True).select("judged_at", "asset", "check_name", "passed", "text"),
+                mart_version=version,
+                times=times_of(results, "judged_at"),
+            ),
         }
     )
 

@@ -73,7 +73,7 @@ def archive_expectations(
                 sources.update(rows["source"].drop_nulls().unique())
         deliveries = tables.deliveries(stored.ledger(), stored.committed(), sources, window.first, window.last)
         judgement.evaluate("archive_deliveries", deliveries)
-        judgement.keep(platform.marts())
+        context.op_execution_context.log_event(judgement.keep(platform.marts()))
     yield from judgement.results()
 
 
@@ -108,7 +108,7 @@ def hot_store_expectations(
             text = f"not judged: {error}"
             names = ("freshness", "equals_archive")
             judgement.add([Verdict(name, "hot_store_age", False, "warning", text) for name in names])
-        judgement.keep(platform.marts())
+        context.op_execution_context.log_event(judgement.keep(platform.marts()))
     yield from judgement.results()
 
 

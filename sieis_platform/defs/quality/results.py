@@ -11,12 +11,22 @@ import dagster as dg
 import polars as pl
 
 from sieis_platform.analysis.quality.verdict import RESULTS_KEY, Judged, Verdict, combined, results_frame
-from sieis_platform.defs.metadata import markdown
+from sieis_platform.defs.archive.assets import ARCHIVE
+from sieis_platform.defs.metadata import kept, lineage, markdown
 from sieis_platform.defs.partitions import Window
+from sieis_platform.defs.stream.assets import HOT_STORE
+from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.stores.marts import Marts
 from sieis_platform.telemetry import silence
 
 RESULTS: Final = dg.AssetKey("quality_results")
+#: Every reading is judged by all of its columns.
+RESULTS_LINEAGE: Final = lineage(
+    {
+        column: [(store, name) for store in (ARCHIVE, HOT_STORE) for name in READING_SCHEMA.names()]
+        for column in ("passed", "rows", "unexpected", "share", "unexpected_rows")
+    }
+)
 
 #: Days judged at once. 42 motes at 30 s are 3.8 M readings in 31 days: about 0.6 GB while they are evaluated.
 BATCH_DAYS: Final = 31
@@ -45,8 +55,11 @@ class Judgement:
         """Take in verdicts about some days (None: all of them)."""
         self._verdicts += [(window or self.window, verdict) for verdict in verdicts]
 
-    def keep(self, marts: Marts) -> None:
-        """Write the verdicts to the mart; again, in the same run, changes nothing. Raises: MartUnavailableError."""
+    def keep(self, marts: Marts) -> dg.AssetObservation:
+        """Write the verdicts to the mart and say so; again, in the same run, changes nothing.
+
+        Raises: MartUnavailableError.
+        """
         frames = [
             results_frame(
                 Judged(
@@ -61,7 +74,12 @@ class Judgement:
             )
             for window, verdict in self._verdicts
         ]
-        marts.merge(RESULTS.to_user_string(), pl.concat(frames), RESULTS_KEY)
+        name, rows = RESULTS.to_user_string(), pl.concat(frames)
+        version = marts.merge(name, rows, RESULTS_KEY)
+        shown = rows.select("judged_at", "asset", "check_name", "passed", "severity", "text")
+        times = (self._judged_at, self._judged_at)
+        told = kept(rows.height, shown, mart_version=version, times=times)
+        return dg.AssetObservation(RESULTS, metadata={**told, **RESULTS_LINEAGE, "rows_kept": marts.info(name).rows})
 
     def results(self, **metadata: dg.MetadataValue) -> Iterator[dg.AssetCheckResult]:
         """The result of each check, over all the days."""

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import dagster as dg
 import polars as pl
 
+from sieis_platform import crash
 from sieis_platform.analysis.aggregates import BUILDING, aggregate, with_date
 from sieis_platform.defs import plot
 from sieis_platform.defs.archive.assets import ARCHIVE
@@ -77,7 +78,9 @@ def roll_up(archive: Snapshot, marts: Marts, period: Period, window: Window) -> 
         counts |= dict(readings.group_by(DATE).len().iter_rows())
         frames.append(aggregate(readings, period))
     aggregates = with_date(pl.concat(frames))
+    crash.point("rollup.before_mart")
     version = marts.replace_days(MARTS[period], aggregates, window.first, window.last)
+    crash.point("rollup.after_mart")
     return RolledUp(aggregates, counts, version)
 
 
@@ -108,11 +111,13 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
     )
     def rollup(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
         window = Window.of_keys(context.partition_key_range)
+        crash.arm(platform.settings().crash_at)
         with dagster_failures():
             archive = Snapshot.of(platform.archive())
             aggregates, counts, version = roll_up(archive, platform.marts(), period, window)
             with platform.hot() as hot:
                 show(hot, aggregates, period, window)
+            crash.point("rollup.after_hot")
         for day, count in counts.items():
             # The check counts again at this version of the archive; once that is gone, this is what it compares with.
             context.add_asset_metadata({READINGS: count}, partition_key=day)

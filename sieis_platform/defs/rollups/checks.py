@@ -52,7 +52,7 @@ def counts_check(period: Period) -> dg.AssetChecksDefinition:
             archived = _archived(context.instance, key, platform, window)
             judgement = Judgement(key, window, None, context.run.run_id)
             judgement.evaluate("aggregates_days", counted(aggregates, archived))
-            judgement.keep(marts)
+            context.op_execution_context.log_event(judgement.keep(marts))
         return next(judgement.results(readings=dg.MetadataValue.int(sum(archived.values()))))
 
     return counts_equal_archive

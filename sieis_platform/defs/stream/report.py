@@ -9,15 +9,17 @@ from typing import Any, Final
 
 import dagster as dg
 import msgspec
+import polars as pl
 
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.assets import LINEAGE as ARCHIVE_LINEAGE
+from sieis_platform.defs.archive.told import told_of
 from sieis_platform.defs.metadata import moment, preview_of
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_LINEAGE, HOT_STORE, TOPIC
+from sieis_platform.defs.stream.hot import told_of_hot
 from sieis_platform.errors import SieisError
 from sieis_platform.state import NewAlert
-from sieis_platform.stores.delta import info
 from sieis_streaming.reported import ConsumerDownError, NotConsumerMetricsError, Reported, SinkReport, read_reported
 
 _LOOK_SECONDS: Final = 30
@@ -26,6 +28,7 @@ _LOOK_SECONDS: Final = 30
 _TELL_SECONDS: Final = 300
 #: A consumer that is restarted or redeployed is back within this time.
 _DOWN_SECONDS: Final = 300
+_PARTITIONS_SHOWN: Final = 12
 _SUBJECT_CHARACTERS: Final = 500  # as long as the state keeps them
 
 
@@ -151,8 +154,16 @@ def _topic(ends: Mapping[int, int], sinks: Mapping[str, SinkReport], newest: flo
         "dagster/row_count": sum(ends.values()),
         "end_offsets": dg.MetadataValue.json(_text_keys(ends)),
         "last": moment(newest),
+        "preview": preview_of(_partitions(ends, sinks), rows=_PARTITIONS_SHOWN),
         **{f"lag_{name}": sum(sink.lag.values()) for name, sink in sinks.items()},
     }
+
+
+def _partitions(ends: Mapping[int, int], sinks: Mapping[str, SinkReport]) -> pl.DataFrame:
+    """One row a partition: its end, and how far each store is."""
+    stored = {f"stored_{name}": [sink.stored.get(part) for part in sorted(ends)] for name, sink in sinks.items()}
+    columns = {"partition": sorted(ends), "end": [ends[part] for part in sorted(ends)], **stored}
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Int64))
 
 
 def _offsets(sink: SinkReport) -> dict[str, Any]:
@@ -170,14 +181,7 @@ def _hot(platform: PlatformResource) -> dict[str, Any]:
     """Rows, first moment and the live values; where the store does not answer, that: the rest is told all the same."""
     try:
         with platform.hot() as hot:
-            latest = hot.latest()
-            first = hot.readings(0, time.time_ns(), limit=1)
-            return {
-                "dagster/row_count": hot.count_readings(),
-                "first": moment(first["timestamp"][0] / 1e9) if first.height else "never",
-                "motes": latest.height,
-                "preview": preview_of(latest),
-            }
+            return told_of_hot(hot)
     except SieisError as error:
         return {"unavailable": str(error)}
 
@@ -185,15 +189,9 @@ def _hot(platform: PlatformResource) -> dict[str, Any]:
 def _archive(platform: PlatformResource) -> dict[str, Any]:
     """Version and weight, from the log."""
     try:
-        weight = info(platform.archive().files())
+        return told_of(platform.archive().files())
     except SieisError as error:
         return {"unavailable": str(error)}
-    return {
-        "version": weight.version,
-        "dagster/row_count": weight.rows,
-        "files": weight.files,
-        "bytes": weight.bytes,
-    }
 
 
 def _text_keys(offsets: Mapping[int, int]) -> dict[str, int]:

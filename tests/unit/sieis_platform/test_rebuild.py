@@ -13,7 +13,7 @@ from sieis_platform.analysis.aggregates import aggregate, with_date
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.rebuild import rebuild_hot
 from sieis_platform.stores.archive import Archive, Commit
-from sieis_platform.stores.hot import HotStore
+from sieis_platform.stores.hot import AGGREGATE_MARTS, HotStore
 from sieis_platform.stores.marts import Marts
 from sieis_platform.stores.sqlite import SqliteHotStore
 from sieis_platform.timeline import DAY_NS
@@ -108,6 +108,16 @@ def test_only_the_days_asked_for_are_written(hot: HotStore, archive: Archive, ma
     assert hot.count_readings(start_ns(DAYS[1]), start_ns(DAYS[2])) == 288
     assert hot.count_readings(start_ns(DAYS[0]), start_ns(TODAY)) == 288
     assert summary.aggregates_written == 3
+
+
+def test_hourly_aggregates_reach_further_back(hot: HotStore, archive: Archive, marts: Marts) -> None:
+    marts.replace("hourly_aggregates", with_date(aggregate(pl.concat([day_of(day) for day in DAYS]), "hourly")))
+    rebuild_hot(hot, archive, marts, DAYS[-1], DAYS[-1], hourly_first=DAYS[1])
+    found = {
+        period: hot.aggregates(period, start_ns(DAYS[0]), start_ns(TODAY))["period_start"].min()
+        for period in AGGREGATE_MARTS
+    }
+    assert found == {"daily": start_ns(DAYS[-1]), "hourly": start_ns(DAYS[1])}
 
 
 def test_what_the_archive_does_not_have_yet_stays(hot: HotStore, archive: Archive, marts: Marts) -> None:

@@ -70,52 +70,6 @@ def test_dagsters_own_command_line_finds_and_accepts_the_project(tmp_path: Path)
     assert "hourly_aggregates" in {asset["asset_key"] for asset in listed["assets"]}
 
 
-def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
-    for spec in definitions.resolve_all_asset_specs():
-        name = spec.key.to_user_string()
-        assert spec.description, name
-        assert spec.owners, name
-        assert spec.kinds, name
-        assert {"layer", "store"} <= set(spec.tags), name
-        assert spec.group_name in {"stream", "archive", "rollups", "quality", "ml", "operations"}, name
-        if "html" not in spec.kinds:
-            assert spec.metadata["dagster/column_schema"].columns, name
-
-
-#: Where the way of the data begins, and what is no table made of others.
-ORIGINS = {
-    "sensor_readings",
-    "historical_readings",
-    "inbox",
-    "alerts",
-    "run_history",
-    "quality_results",
-    "data_docs",
-    "ledger",
-    "storage_report",
-}
-
-
-def test_every_derived_asset_says_where_its_columns_come_from(definitions: dg.Definitions) -> None:
-    columns = {
-        spec.key: {column.name for column in spec.metadata["dagster/column_schema"].columns}
-        for spec in definitions.resolve_all_asset_specs()
-        if "html" not in spec.kinds
-    }
-    for spec in definitions.resolve_all_asset_specs():
-        name = spec.key.to_user_string()
-        if name in ORIGINS:
-            continue
-        lineage = spec.metadata["dagster/column_lineage"].deps_by_column
-        assert lineage, name
-        assert set(lineage) <= columns[spec.key], name
-        parents = {dep.asset_key for dep in spec.deps}
-        for sources in lineage.values():
-            for source in sources:
-                assert source.asset_key in parents, (name, source)
-                assert source.column_name in columns[source.asset_key], (name, source)
-
-
 def test_the_kind_of_the_hot_store_is_that_of_the_settings(tmp_path: Path) -> None:
     for url, kind in (("", "sqlite"), ("http://127.0.0.1:8086", "influxdb")):
         settings = Settings(data_dir=tmp_path, influx_url=url)
