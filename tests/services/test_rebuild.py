@@ -30,12 +30,13 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 A_DAY, MOTES = 144, 3
 #: Days before today that have readings. InfluxDB keeps 30 of readings and daily aggregates, 90 of hourly ones.
-AGO = (100, 60, 29, 10, 1)
+AGO = (100, 60, 28, 10, 1)
 RETENTION = {"daily": 30, "hourly": 90}
+TODAY = today()
 
 
 def day(ago: int) -> dt.date:
-    return today() - dt.timedelta(days=ago)
+    return TODAY - dt.timedelta(days=ago)
 
 
 def readings() -> pl.DataFrame:
@@ -104,7 +105,7 @@ def complete(installation: Installation) -> Contents:
     assert hot_equals_archive(settings) == sum(ago <= RETENTION["daily"] for ago in AGO) * A_DAY * MOTES
     shown = {period: installation.hot_aggregates(period) for period in MARTS}
     for period, mart in MARTS.items():
-        within = Window(day(RETENTION[period]), today()).start_ns
+        within = Window(day(RETENTION[period]), TODAY).start_ns
         expected = installation.mart(mart).filter(pl.col("period_start") >= within).select(AGGREGATE_SCHEMA.names())
         assert expected["period_start"].n_unique() == sum(ago < RETENTION[period] for ago in AGO) * (
             24 if period == "hourly" else 1
