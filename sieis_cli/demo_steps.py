@@ -118,6 +118,7 @@ class Demo:
             "anchor_date": anchor,
             # No real files are taken in, real consumers asked, people told; no runs are carried out elsewhere.
             "inbox_dir": settings.data_dir / "inbox",
+            "archive_cold_uri": "",
             "metrics_urls": "",
             "alert_urls": SecretStr(""),
             "dagster_code": "",

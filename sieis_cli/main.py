@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "load": ("load", _DATA),
     "verify": ("verify", _DATA),
     "correct": ("correct", _DATA),
+    "cold": ("cold", _DATA),
     "broker": ("broker", _STREAM),
     "simulate": ("simulate", _STREAM),
     "consume": ("consume", _STREAM),

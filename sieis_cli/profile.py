@@ -51,6 +51,8 @@ def _missing(settings: Settings) -> Iterator[str]:
             yield f"  SIEIS_{name.upper()}: {form}"
         elif name in _ON_S3 and not value.startswith("s3://"):
             yield f"  SIEIS_{name.upper()}: is a folder, must be {form}"
+    if settings.archive_cold_uri and not settings.archive_cold_uri.startswith("s3://"):
+        yield "  SIEIS_ARCHIVE_COLD_URI: is a folder, must be s3://bucket/path of the archive's cold table, or unset"
     if not _text(settings.influx_token) and not _text(settings.influx_admin_token):
         yield "  SIEIS_INFLUX_TOKEN: token of InfluxDB; or SIEIS_INFLUX_ADMIN_TOKEN, with which `sieis setup` makes it"
 

@@ -103,7 +103,8 @@ def _topics(settings: "Settings", console: Console, *, grow: bool) -> None:
 def _buckets(settings: "Settings", console: Console) -> None:
     from sieis_platform.stores.s3 import bucket_of, is_s3, make_bucket
 
-    uris = [uri for uri in (settings.archive_location, settings.marts_location) if is_s3(uri)]
+    places = (settings.archive_location, settings.archive_cold_uri, settings.marts_location)
+    uris = [uri for uri in places if is_s3(uri)]
     if not uris:
         console.print("buckets: archive and marts are folders, made when first written")
     for name in dict.fromkeys(bucket_of(uri) for uri in uris):

@@ -165,7 +165,7 @@ class Backfill:
     def _missing(
         self, rows: pl.DataFrame, facts: Profile, days: Scope, table: DeltaTable, *, by_position: bool
     ) -> pl.DataFrame:
-        stored = self._archive.scan_table(table).filter(days.rows())
+        stored = self._archive.scan_table(table, days.first, days.last).filter(days.rows())
         rows = rows.join(self._corrected(), on=KEY, how="anti", maintain_order="left")
         if by_position:
             known = stored.filter(pl.col("source") == source_of(facts)).select("source_offset")

@@ -262,7 +262,8 @@ class Corrections:
     def _matching(self, asked: Asked) -> pl.LazyFrame:
         first, last = _date(asked.start_ns), _date(asked.end_ns - 1)
         inside = pl.col("timestamp").is_between(asked.start_ns, asked.end_ns, closed="left")
-        return self._archive.scan_all().filter(Scope(last, first, sorted(set(asked.motes))).rows()).filter(inside)
+        rows = self._archive.scan_table(self._archive.table(), first, last)
+        return rows.filter(Scope(last, first, sorted(set(asked.motes))).rows()).filter(inside)
 
     def _find(self, correction_id: str) -> Correction:
         found = self._state.correction(correction_id)

@@ -31,6 +31,11 @@ POINTS: Final = (
     "rollup.before_mart",
     "rollup.after_mart",
     "rollup.after_hot",
+    "cold.after_begin",
+    "cold.after_restore",
+    "cold.before_cold",
+    "cold.after_cold",
+    "cold.after_live",
 )
 
 

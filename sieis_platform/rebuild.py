@@ -11,7 +11,7 @@ from typing import Final
 import polars as pl
 
 from sieis_platform.reading import READING_SCHEMA
-from sieis_platform.stores.archive import Archive, rows_by_day
+from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.hot import AGGREGATE_MARTS, AGGREGATE_SCHEMA, HotStore, Period
 from sieis_platform.stores.marts import Marts
 from sieis_platform.timeline import DAY_NS
@@ -53,7 +53,7 @@ def rebuild_hot(
     Raises: RetriableError and FatalError of the three stores.
     """
     summary = RebuildSummary(first, last)
-    by_day = rows_by_day(archive.files())
+    by_day = archive.rows_by_day(archive.files())
     for day in _days(first, last):
         rows = 0
         for start_ns, end_ns in _pieces(day, by_day.get(day, 0)):

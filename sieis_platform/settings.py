@@ -6,6 +6,7 @@ Not here: what a setting does.
 
 import datetime as dt
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -180,6 +181,14 @@ class Settings(BaseSettings):
             "archive_retention_days.",
         )
     )
+    archive_cold_uri: str = Field(
+        "",
+        description="Delta table that old days of the archive are moved to, a folder or s3://bucket/path, for instance "
+        "in a bucket of a cheaper storage class; empty: all stay. What was moved is read only while it is set.",
+    )
+    archive_cold_after_days: int = Field(
+        30, ge=1, description="Days that ended longer ago are moved to archive_cold_uri."
+    )
     archive_vacuum_hours: int = Field(
         168,
         ge=1,
@@ -344,7 +353,7 @@ class Settings(BaseSettings):
         if self.profile == "embedded":
             for name in SERVER_ADDRESSES:
                 setattr(self, name, type(self).model_fields[name].default)
-            for name in ("archive_uri", "marts_uri"):
+            for name in ("archive_uri", "archive_cold_uri", "marts_uri"):
                 if getattr(self, name).startswith("s3://"):
                     setattr(self, name, "")
         return self
@@ -353,7 +362,7 @@ class Settings(BaseSettings):
     def _folders_can_be_read(self) -> Self:
         """Polars takes `[`, `*`, `?` for a pattern; the Delta library loses its log behind `#`, and reads `%20` as a
         space."""
-        for name in ("data_dir", "archive_uri", "marts_uri"):
+        for name in ("data_dir", "archive_uri", "archive_cold_uri", "marts_uri"):
             place = str(getattr(self, name))
             if not place.startswith("s3://") and _UNREADABLE.search(place):
                 raise ValueError(
@@ -365,12 +374,18 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _tables_lie_apart(self) -> Self:
         """A vacuum deletes every old file in a table's folder that its log does not name."""
-        archive = self.archive_location.rstrip("/") + "/"
-        if (self.marts_location.rstrip("/") + "/").startswith(archive):
+        if _inside(self.marts_location, self.archive_location):
             raise ValueError(
                 f"the marts ({self.marts_location}) lie inside the archive's folder ({self.archive_location}), whose "
                 "vacuum would delete them; give each a folder of its own"
             )
+        cold = self.archive_cold_uri
+        for name, other in (("archive", self.archive_location), ("marts", self.marts_location)):
+            if cold and (_inside(cold, other) or _inside(other, cold)):
+                raise ValueError(
+                    f"archive_cold_uri ({cold}) and the {name} ({other}) lie one inside the other, and the vacuum of "
+                    "one would delete the other; give each a folder of its own"
+                )
         return self
 
     def changed(self, **changes: Any) -> Self:
@@ -477,6 +492,13 @@ class Settings(BaseSettings):
     def api_url(self) -> str:
         """Address at which a client on this machine reaches the API."""
         return reached_at(self.api_host, self.api_port)
+
+
+def _inside(place: str, folder: str) -> bool:
+    """Whether `place` is the folder, or in it."""
+    if not place.startswith("s3://") and not folder.startswith("s3://"):
+        place, folder = os.path.abspath(place), os.path.abspath(folder)  # noqa: PTH100 - as text, links as they are
+    return (place.rstrip("/") + "/").startswith(folder.rstrip("/") + "/")
 
 
 def reached_at(host: str, port: int) -> str:

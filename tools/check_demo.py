@@ -69,7 +69,7 @@ def _demos(settings: Settings, profile: str) -> Settings:
     """Where the demo kept what it archived."""
     if profile == "services":
         return settings.changed(**own_places(settings))
-    return settings.changed(profile="embedded", archive_uri="", marts_uri="")
+    return settings.changed(profile="embedded", archive_uri="", archive_cold_uri="", marts_uri="")
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from sieis_api.errors import InvalidRequestError, MoteNotFoundError
 from sieis_api.params import PageCursor, Window, decode_cursor
 from sieis_api.sensors.schemas import ReadingsQuery
 from sieis_platform.stores import federated
-from sieis_platform.stores.archive import rows_by_day
 from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError
 from sieis_platform.timeline import DAY_NS
 
@@ -108,8 +107,8 @@ def _newest_archived(state: State) -> int | None:
     if not archive.exists():
         return None
     files = archive.files()
-    days = list(rows_by_day(files))
-    if not days:
+    last = archive.newest_days(files, 1)
+    if not last:
         return None
     with archive.reading():
-        return archive.scan_files(files, days[-1], days[-1]).select(pl.col("timestamp").max()).collect().item()
+        return archive.scan_files(files, last[0], last[0]).select(pl.col("timestamp").max()).collect().item()

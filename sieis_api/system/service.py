@@ -80,7 +80,9 @@ def _archive(stores: Stores) -> Component:
     archive = stores.archive()
     if not archive.exists():
         return Component("empty", "not created yet; run `sieis load FILE` or `sieis consume`")
-    return Component("ok", f"version {archive.version()}")
+    files = archive.files()
+    archive.require_cold(files)
+    return Component("ok", f"version {files.version}")
 
 
 def _mart(stores: Stores, table: str) -> Component:

@@ -48,7 +48,7 @@ class Weight(NamedTuple):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What `_metrics/summary.json` beside the archive says."""
+    """What `_metrics/summary.json` beside the archive says of its live table; `cold` is the Weight of the other."""
 
     measured_at: dt.datetime
     version: int
@@ -63,6 +63,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     raw_bytes: int
     compression_ratio: float | None
     ledger_copied_to_version: int
+    cold: dict[str, int | dt.date | None] | None = None
 
 
 def weigh(table: TableFiles, small_file_bytes: int) -> Weight:

@@ -1,78 +1,42 @@
 """The archive: every reading for ever, one Delta table, with the positions and the ledger in the same commits.
 
-Belongs here: layout, appends under the fence, reads in which the last reading of a key wins, the ledger.
-Not here: who consumes what (sieis_streaming.sinks.archive), nor what is derived (marts).
+Belongs here: appends under the fence, reads of live and cold days as one, in which the last reading of a key wins, the
+ledger. Not here: who consumes what (sieis_streaming.sinks.archive), how days get cold (tiers), what is derived (marts).
 """
 
 import datetime as dt
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import polars as pl
-from deltalake import (
-    CommitProperties,
-    DeltaTable,
-    Transaction,
-    WriterProperties,
-    write_deltalake,
-)
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
-from sieis_platform.errors import FatalError, RetriableError
-from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
-from sieis_platform.stores.delta import KEEP_LOG, create_empty, scan, scan_days, translated
-from sieis_platform.stores.files import TableFiles, forget, newest_files
+from sieis_platform.reading import ARCHIVE_PARTITIONS
+from sieis_platform.stores.archive_errors import (
+    ArchiveError,
+    ArchiveUnavailableError,
+    FenceError,
+    LedgerGapError,
+    VersionGoneError,
+    archive_translated,
+)
+from sieis_platform.stores.archive_layout import ARCHIVE_SCHEMA, PROPERTIES, WRITER, last_wins, layout
+from sieis_platform.stores.cold import Cold, moved_until
+from sieis_platform.stores.delta import KEEP_LOG, create_empty, scan, scan_days
+from sieis_platform.stores.files import TableFiles, newest_files
 from sieis_platform.stores.ledger import LEDGER_KEY, LEDGER_MART, Ledger, LedgerCopy, LedgerEntry, of_commits
 from sieis_platform.stores.log import CommitLog
 from sieis_platform.stores.objects import put
-from sieis_platform.timeline import DAY_NS
 
-ARCHIVE_SCHEMA: Final = pl.Schema(
-    {**{name: pl.String() for name in ARCHIVE_PARTITIONS}, **READING_SCHEMA, **LINEAGE_SCHEMA}
-)
 # Conflicts pass within one or two; a commit that is refused so often (over about 5 s) is tried again by the caller.
 _ATTEMPTS: Final = 20
 _HISTORY_ROUNDS: Final = 20
-
-# Snappy, row groups up to 128 MB, 1 MB pages (DESIGN 3). A row is about 60 bytes, so 2 M rows stay below 128 MB.
-WRITER: Final = WriterProperties(compression="SNAPPY", max_row_group_size=2_000_000, data_page_size_limit=1 << 20)
-PROPERTIES: Final = {
-    # Files are found by their folders and read by time: statistics of more columns made checkpoints six times as large.
-    "delta.dataSkippingStatsColumns": "mote_id,timestamp",
-    # The library's compaction and vacuum clean up the log whatever their hooks say. The ledger must be copied before.
-    "delta.enableExpiredLogCleanup": "false",
-}
-
-
-class ArchiveUnavailableError(RetriableError):
-    """The archive does not answer or could not be written (disk full, S3 down); the same call may succeed later."""
-
-
-class ArchiveError(FatalError):
-    """The archive is not what it should be (foreign schema, broken log); a person must look."""
-
-
-class FenceError(ArchiveError):
-    """A position in the table is not where this writer left it: another writer was here, or this one is stale."""
-
-    def __init__(self, app_id: str, expected: int | None, found: int | None) -> None:
-        self.app_id, self.expected, self.found = app_id, expected, found
-        super().__init__(
-            f"the archive holds {app_id} at {found}, this writer expected {expected}: another writer was here"
-        )
-
-
-class VersionGoneError(ArchiveError):
-    """A version was asked for whose log entry or files were cleaned up: it was older than the horizon of the vacuum."""
-
-
-class LedgerGapError(ArchiveError):
-    """A part of the ledger is neither in the log nor in its copy."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +61,10 @@ class Archive:
         *,
         mote_folders: bool = True,
         ledger_copy: LedgerCopy | None = None,
+        cold: Cold | None = None,
     ) -> None:
         self.uri = uri
+        self.cold = cold or Cold()
         self._ledger_copy = ledger_copy
         self._storage_options = dict(storage_options or {})
         self.partition_columns = [*ARCHIVE_PARTITIONS, *(["mote_id"] if mote_folders else [])]
@@ -109,12 +75,12 @@ class Archive:
     # -- the table -----------------------------------------------------------------------------------------------
     def exists(self) -> bool:
         """Whether the table has been created."""
-        with _translated(self.uri):
+        with archive_translated(self.uri):
             return DeltaTable.is_deltatable(self.uri, storage_options=self._storage_options)
 
     def create(self) -> None:
         """Create the empty table; nothing happens where it exists or another process creates it at this moment."""
-        with _translated(self.uri):
+        with archive_translated(self.uri):
             create_empty(
                 self.uri,
                 ARCHIVE_SCHEMA,
@@ -131,7 +97,7 @@ class Archive:
         Raises: ArchiveUnavailableError, ArchiveError (where it does not exist: load, or consume first),
         VersionGoneError.
         """
-        with _translated(self.uri):
+        with archive_translated(self.uri):
             table = DeltaTable(self.uri, storage_options=self._storage_options)
             if version is None or version == table.version():
                 return table
@@ -149,7 +115,7 @@ class Archive:
         Where this process has read the newest version before, only commits made since are read from the log.
         Raises: as `table`.
         """
-        with _translated(self.uri):
+        with archive_translated(self.uri):
             newest = newest_files(self.uri, self._storage_options)
         return newest if version is None or version == newest.version else TableFiles.of(self.table(version))
 
@@ -165,7 +131,7 @@ class Archive:
     def position(self, app: str, table: DeltaTable | None = None) -> int | None:
         """The next position of one app transaction (`{topic}/{incarnation}/{partition}`, `history/{fingerprint}`)."""
         table = table or self.table()
-        with _translated(self.uri):  # it may read the log
+        with archive_translated(self.uri):  # it may read the log
             return table.transaction_version(app)
 
     def append(self, commit: Commit) -> int:
@@ -212,7 +178,7 @@ class Archive:
             app_transactions=[Transaction(entry.app, entry.end) for entry in commit.entries],
             max_commit_retries=100,
         )
-        with _translated(self.uri):
+        with archive_translated(self.uri):
             write_deltalake(
                 table,
                 layout(commit.rows),
@@ -230,14 +196,45 @@ class Archive:
         return self.scan_table(self.table(version))
 
     def scan_table(self, table: DeltaTable, first: dt.date | None = None, last: dt.date | None = None) -> pl.LazyFrame:
-        """Every archived row of a table opened before, at its version; of the days `first` to `last`, inclusive."""
-        if first is None and last is None:
-            return scan(table, self._storage_options)
-        return self.scan_files(TableFiles.of(table), first, last)
+        """Every archived row of a table opened before, at its version; of the days `first` to `last`, inclusive.
+
+        Raises: as `scan_files`.
+        """
+        everything = first is None and last is None
+        live = scan(table, self._storage_options) if everything else self.scan_live(TableFiles.of(table), first, last)
+        return self._with_cold(live, self.cold.at(table, first), first, last)
 
     def scan_files(self, files: TableFiles, first: dt.date | None, last: dt.date | None) -> pl.LazyFrame:
-        """Every archived row of the days `first` to `last` (inclusive; None: without bound) at that version."""
+        """Every archived row of the days `first` to `last` (inclusive; None: without bound) at that version.
+
+        Days that were moved are read from the cold table, which is opened only where some of `first` to `last` may lie
+        there. Raises: ArchiveUnavailableError, ArchiveError.
+        """
+        return self._with_cold(self.scan_live(files, first, last), self.cold_files(files, first), first, last)
+
+    def scan_live(self, files: TableFiles, first: dt.date | None, last: dt.date | None) -> pl.LazyFrame:
+        """The same without what lies in the cold table."""
         return scan_days(files, self._storage_options, first, last)
+
+    def _with_cold(
+        self, live: pl.LazyFrame, cold: TableFiles | None, first: dt.date | None, last: dt.date | None
+    ) -> pl.LazyFrame:
+        if cold is None:
+            return live
+        moved = scan_days(cold, self.cold.storage_options, first, last)
+        return pl.concat([live, moved.select(live.collect_schema().names())])
+
+    def cold_files(self, files: TableFiles, first: dt.date | None = None) -> TableFiles | None:
+        """What the cold table holds beside the live one at that version; None where no row of `first` or later is cold.
+
+        Raises: ColdTierError, ArchiveUnavailableError, ArchiveError.
+        """
+        return self.cold.files(files, lambda: self.table(files.version), first)
+
+    def require_cold(self, files: TableFiles) -> None:
+        """Raises: ColdTierError where days were moved and the settings name no cold table; as `scan_files`."""
+        if not self.cold.uri:
+            self.cold_files(files)
 
     def scan(
         self, start_ns: int | None = None, end_ns: int | None = None, mote_ids: Sequence[int] | None = None
@@ -257,6 +254,31 @@ class Archive:
             frame = frame.filter(pl.col("mote_id").is_in(list(mote_ids)))
         return last_wins(frame.drop(ARCHIVE_PARTITIONS))
 
+    def weight_by_day(self, files: TableFiles, first: dt.date | None = None) -> pl.DataFrame:
+        """Rows (repeated keys count), files and bytes of each day (from `first` on) that has any, live or cold.
+
+        DAY_WEIGHT_SCHEMA, ascending, from the logs alone. Raises: as `scan_files`.
+        """
+        weights = [weight_by_day(one) for one in (files, self.cold_files(files, first)) if one is not None]
+        found = pl.concat(weights).group_by("date").agg(pl.col("rows", "files", "bytes").sum()).sort("date")
+        return found if first is None else found.filter(pl.col("date") >= first)
+
+    def rows_by_day(self, files: TableFiles) -> dict[dt.date, int]:
+        """Archived rows of each day that has any, ascending, live or cold, from the logs alone (repeated keys count).
+
+        Raises: as `scan_files`.
+        """
+        return dict(self.weight_by_day(files).select("date", "rows").iter_rows())
+
+    def newest_days(self, files: TableFiles, count: int) -> list[dt.date]:
+        """The newest `count` days that have rows, ascending; the cold table is asked only where the live has too few.
+
+        Raises: as `scan_files`.
+        """
+        moved = moved_until(files.properties)
+        live = [day for day in rows_by_day(files) if moved is None or day > moved][-count:]
+        return live if len(live) == count else list(self.rows_by_day(files))[-count:]
+
     def put(self, path: str, content: bytes) -> None:
         """Write an object beside the table's folders; its path begins with `_`, which a vacuum passes over.
 
@@ -269,7 +291,7 @@ class Archive:
 
         Raises inside: ArchiveUnavailableError, ArchiveError.
         """
-        return _translated(self.uri)
+        return archive_translated(self.uri)
 
     def ledger(self, table: DeltaTable | None = None) -> list[LedgerEntry]:
         """Every ledger entry up to the version of `table` (None: the newest), each with the version that holds it.
@@ -330,7 +352,7 @@ class Archive:
         """
         for _ in range(_HISTORY_ROUNDS):
             table = self.table()
-            with _translated(self.uri):
+            with archive_translated(self.uri):
                 commits = table.history()
             if self.version() == table.version():
                 return commits
@@ -339,33 +361,8 @@ class Archive:
         )
 
 
-def in_layout(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA) with their partition columns (text, zero-padded), as files hold them.
-
-    Every file is then ordered by (mote_id, timestamp).
-    """
-    # Sorted while there are only numbers, and each day spelled once: half the time of sorting and spelling the rows.
-    # Rows of a mote are then together by day too, so that this is the order in the files whatever the folders are.
-    rows = rows.sort("mote_id", "timestamp", maintain_order=True).with_columns(
-        pl.col("timestamp").floordiv(DAY_NS).alias("_day")
-    )
-    days = rows.select(pl.col("_day").unique())
-    date = pl.from_epoch("_day", time_unit="d")
-    days = days.with_columns(
-        date.dt.strftime("%Y").alias("year"),
-        date.dt.strftime("%m").alias("month"),
-        date.dt.strftime("%d").alias("day"),
-    )
-    return rows.join(days, on="_day", how="left", maintain_order="left").select(ARCHIVE_SCHEMA.names())
-
-
-def layout(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` (READING_SCHEMA and LINEAGE_SCHEMA without `ingested_at`) as they lie in the table, ingested now."""
-    return in_layout(rows.with_columns(pl.lit(time.time_ns(), pl.Int64).alias("ingested_at")))
-
-
 def rows_by_day(files: TableFiles) -> dict[dt.date, int]:
-    """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
+    """Rows of each day that one table has any of, ascending, from its log alone (repeated keys count)."""
     return dict(weight_by_day(files).select("date", "rows").iter_rows())
 
 
@@ -373,7 +370,7 @@ DAY_WEIGHT_SCHEMA: Final = pl.Schema({"date": pl.Date(), "rows": pl.Int64(), "fi
 
 
 def weight_by_day(files: TableFiles) -> pl.DataFrame:
-    """Rows (repeated keys count), files and bytes of each day that has any, ascending, from the log alone."""
+    """Rows (repeated keys count), files and bytes of each day that one table has any of, ascending, from its log."""
     if files.listed.is_empty():
         return DAY_WEIGHT_SCHEMA.to_frame()
     day = [f"partition.{name}" for name in ARCHIVE_PARTITIONS]
@@ -390,33 +387,5 @@ def weight_by_day(files: TableFiles) -> pl.DataFrame:
     )
 
 
-def last_wins(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """One row a key: the one written last, and within one write the one with the highest stream position."""
-    order = ("ingested_at", "source_partition", "source_offset")
-    return rows.sort(*order).unique(KEY, keep="last", maintain_order=False)
-
-
 def _date(ns: int) -> dt.date:
     return dt.datetime.fromtimestamp(ns // 1_000_000_000, tz=dt.UTC).date()
-
-
-@contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    """Turn the library's errors into ours; CommitFailedError passes, whoever commits decides about it."""
-    try:
-        with translated(
-            "archive",
-            uri,
-            unavailable=ArchiveUnavailableError,
-            fatal=ArchiveError,
-            missing="run `sieis load FILE` or `sieis consume` first",
-        ):
-            yield
-    except ArchiveUnavailableError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            forget(uri)
-            raise VersionGoneError(
-                f"a file of the archive at {uri} is gone: the version read is older than the horizon of the vacuum, or "
-                f"the file was deleted by other means; read the newest version ({error.__cause__})"
-            ) from error
-        raise

@@ -103,8 +103,10 @@ class Cleaned(NamedTuple):
     log_entries: int
 
 
-def clean(table: DeltaTable, horizon_hours: int) -> Cleaned:
+def clean(table: DeltaTable, horizon_hours: int, *, log: bool = True) -> Cleaned:
     """Checkpoint the table, then delete files that no version younger than the horizon needs, and their log entries.
+
+    Without `log` there is no checkpoint, and the log stays as it is.
 
     A reader that opened the table within the horizon finds every file it looks for. Tombstones are kept as long in the
     checkpoints, else a full vacuum would take a file for an orphan before its time; and it is full, because files of
@@ -113,8 +115,9 @@ def clean(table: DeltaTable, horizon_hours: int) -> Cleaned:
     horizon = f"interval {horizon_hours} hours"
     set_properties(table, {"delta.logRetentionDuration": horizon, "delta.deletedFileRetentionDuration": horizon})
     table.update_incremental()
-    table.create_checkpoint()
-    oldest = _oldest_version(table)
+    if log:
+        table.create_checkpoint()
+    oldest = _oldest_version(table) if log else 0
     files = table.vacuum(
         horizon_hours,
         dry_run=False,
@@ -122,6 +125,8 @@ def clean(table: DeltaTable, horizon_hours: int) -> Cleaned:
         full=True,
         post_commithook_properties=KEEP_LOG,
     )
+    if not log:
+        return Cleaned(len(files), 0)
     table.cleanup_metadata()
     table.update_incremental()
     return Cleaned(len(files), max(0, _oldest_version(table) - oldest))

@@ -26,7 +26,7 @@ _MOST: Final = 4
 class TableFiles:
     """A table at one version, unchanging: `listed` is the library's list of its files (`get_add_actions`, flattened).
 
-    `root` is where the table lies as Polars opens files: a path, or s3://.
+    `root` is where the table lies as Polars opens files: a path, or s3://. `properties` are the table's own.
     """
 
     root: str
@@ -35,6 +35,7 @@ class TableFiles:
     schema: pl.Schema
     folders: list[str]
     listed: pl.DataFrame
+    properties: Mapping[str, str]
 
     @classmethod
     def of(cls, table: DeltaTable) -> Self:
@@ -48,6 +49,7 @@ class TableFiles:
             schema=pl.Schema(table.schema().to_arrow()),
             folders=list(metadata.partition_columns),
             listed=pl.DataFrame(table.get_add_actions(flatten=True)),
+            properties=metadata.configuration,
         )
 
     def of_days(self, first: dt.date | None, last: dt.date | None) -> list[str]:

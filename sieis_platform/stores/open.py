@@ -5,6 +5,7 @@ Belongs here: that choice. Nothing is connected, read or created until a store i
 
 from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.cold import Cold
 from sieis_platform.stores.hot import HotStore, HotStoreError
 from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
 from sieis_platform.stores.ledger import LedgerCopy
@@ -32,6 +33,7 @@ def open_archive(settings: Settings) -> Archive:
         storage_options(settings, uri),
         mote_folders=settings.archive_mote_folders,
         ledger_copy=LedgerCopy(open_marts(settings)),
+        cold=Cold(settings.archive_cold_uri, storage_options(settings, settings.archive_cold_uri)),
     )
 
 

@@ -10,7 +10,8 @@ import polars as pl
 from deltalake import CommitProperties, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from sieis_platform.stores.archive import WRITER, Archive, in_layout
+from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.archive_layout import WRITER, in_layout
 from sieis_platform.stores.delta import KEEP_LOG
 from sieis_platform.stores.ledger import REMOVED_KEY, RemovedEntry
 from sieis_platform.stores.rewrite import POSITION, Scope
@@ -33,7 +34,7 @@ def put_back(
     """
     for table in archive.attempts():
         with archive.reading():
-            held = archive.scan_table(table).filter(scope.rows()).select(POSITION).collect()
+            held = archive.scan_table(table, scope.first, scope.last).filter(scope.rows()).select(POSITION).collect()
         absent = rows.join(held, on=POSITION, how="anti", nulls_equal=True)
         if absent.is_empty():
             return 0

@@ -5,7 +5,7 @@ closing of days, corrections decide).
 """
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,12 +15,9 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.reading import LINEAGE_SCHEMA, READING_SCHEMA
-from sieis_platform.stores.archive import (
-    WRITER,
-    Archive,
-    ArchiveError,
-    in_layout,
-)
+from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.archive_errors import ArchiveError
+from sieis_platform.stores.archive_layout import ARCHIVE_SCHEMA, WRITER, in_layout
 from sieis_platform.stores.delta import KEEP_LOG
 from sieis_platform.stores.ledger import REMOVED_KEY, RemovedEntry
 from sieis_platform.timeline import DAY_NS
@@ -28,6 +25,8 @@ from sieis_platform.timeline import DAY_NS
 #: Which row it is, whatever its values: no two rows of the table share it (`sieis verify` looks).
 POSITION: Final = ("source", "source_partition", "source_offset")
 ROW_SCHEMA: Final = pl.Schema({**READING_SCHEMA, **LINEAGE_SCHEMA})
+#: Rows of a day held at once: 60 bytes each, several copies while they are sorted.
+ROWS_AT_ONCE: Final = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,11 @@ def replace_rows(
         removed, changed = _difference(before, after)
         if removed.is_empty() and changed.is_empty():
             return None
-        properties = _properties(_counted(removed.lazy(), reason), metadata, transactions)
         try:
-            version = _overwrite(archive, table, pl.concat([untouched, after]), whole.predicate(), properties)
+            # What lay in the cold table of this scope is among the rows: it comes back with them.
+            moved = archive.cold.without(table, whole.first, whole.predicate())
+            done = accounts(counted(removed.lazy(), reason), metadata, {**(transactions or {}), **moved})
+            version = overwrite(archive, table, pl.concat([untouched, after]), whole.predicate(), done)
         except CommitFailedError:
             continue
         return Rewrite(version, removed, changed)
@@ -146,45 +147,86 @@ def remove(
     """
     for table in archive.attempts():
         with archive.reading():
-            entries = _counted(archive.scan_table(table, scope.first, scope.last).filter(scope.rows()), reason)
+            entries = counted(archive.scan_table(table, scope.first, scope.last).filter(scope.rows()), reason)
         if not entries:
             return 0
         try:
-            with archive.reading():
-                table.delete(
-                    scope.predicate(),
-                    writer_properties=WRITER,
-                    commit_properties=_properties(entries, metadata, None),
-                    post_commithook_properties=KEEP_LOG,
-                )
+            moved = archive.cold.without(table, scope.first, scope.predicate())
+            delete(archive, table, scope.predicate(), accounts(entries, metadata, moved))
         except CommitFailedError:
             continue
         return sum(entry.rows for entry in entries)
     raise archive.refused()
 
 
-def _overwrite(
+def overwrite(
     archive: Archive, table: DeltaTable, rows: pl.DataFrame, predicate: str, properties: CommitProperties
 ) -> int:
+    """One commit to the live table: `rows` (ROW_SCHEMA) in place of what it holds of `predicate`; its version.
+
+    Raises: CommitFailedError (another commit was faster), ArchiveUnavailableError, ArchiveError.
+    """
+    if rows.is_empty():
+        return delete(archive, table, predicate, properties)
     with archive.reading():
-        if rows.is_empty():
-            table.delete(
-                predicate,
-                writer_properties=WRITER,
-                commit_properties=properties,
-                post_commithook_properties=KEEP_LOG,
-            )
-        else:
+        write_deltalake(
+            table,
+            in_layout(rows),
+            mode="overwrite",
+            predicate=predicate,
+            writer_properties=WRITER,
+            commit_properties=properties,
+            post_commithook_properties=KEEP_LOG,
+        )
+    return table.version()
+
+
+def delete(archive: Archive, table: DeltaTable, predicate: str, properties: CommitProperties) -> int:
+    """One commit to the live table without what it holds of `predicate`, also where that is nothing; its version.
+
+    Raises: as `overwrite`.
+    """
+    before = table.version()
+    with archive.reading():
+        table.delete(
+            predicate, writer_properties=WRITER, commit_properties=properties, post_commithook_properties=KEEP_LOG
+        )
+        if table.version() == before:  # the library commits nothing where there is no row, but the accounts must stand
             write_deltalake(
                 table,
-                in_layout(rows),
-                mode="overwrite",
-                predicate=predicate,
-                writer_properties=WRITER,
+                pl.DataFrame(schema=ARCHIVE_SCHEMA),
+                mode="append",
                 commit_properties=properties,
                 post_commithook_properties=KEEP_LOG,
             )
     return table.version()
+
+
+def day_scopes(archive: Archive, day: dt.date) -> list[Scope]:
+    """A day in scopes of few enough rows to be held at once; whole where there are no folders of motes to part it by.
+
+    Raises: ArchiveUnavailableError, ArchiveError.
+    """
+    files = archive.files()
+    with archive.reading():
+        counts = archive.scan_files(files, day, day).group_by("mote_id").agg(pl.len().alias("rows")).collect()
+    if "mote_id" not in files.folders or counts["rows"].sum() <= ROWS_AT_ONCE:
+        return [Scope.day(day)]
+    return [Scope.day(day, motes) for motes in batches(counts.sort("mote_id"))]
+
+
+def batches(counts: pl.DataFrame) -> Iterator[list[int]]:
+    """Motes in groups of at most ROWS_AT_ONCE `rows` together (one alone may have more)."""
+    motes: list[int] = []
+    rows = 0
+    for mote, count in counts.select("mote_id", "rows").iter_rows():
+        if motes and rows + count > ROWS_AT_ONCE:
+            yield motes
+            motes, rows = [], 0
+        motes.append(mote)
+        rows += count
+    if motes:
+        yield motes
 
 
 def _difference(before: pl.DataFrame, after: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -203,7 +245,8 @@ def _difference(before: pl.DataFrame, after: pl.DataFrame) -> tuple[pl.DataFrame
     return removed, changed
 
 
-def _counted(rows: pl.LazyFrame, reason: str) -> list[RemovedEntry]:
+def counted(rows: pl.LazyFrame, reason: str) -> list[RemovedEntry]:
+    """The ledger's entries for the removal of `rows`."""
     counts = rows.group_by("source", "source_partition").len().collect(engine="streaming")
     return [
         RemovedEntry(source=source, source_partition=partition or 0, rows=count, reason=reason)
@@ -211,12 +254,13 @@ def _counted(rows: pl.LazyFrame, reason: str) -> list[RemovedEntry]:
     ]
 
 
-def _properties(
-    entries: Sequence[RemovedEntry], metadata: Mapping[str, str] | None, transactions: Mapping[str, int] | None
+def accounts(
+    entries: Sequence[RemovedEntry], metadata: Mapping[str, str] | None, transactions: Mapping[str, int]
 ) -> CommitProperties:
+    """What a commit that takes rows out must carry: its entries of the ledger, and app transactions."""
     return CommitProperties(
         custom_metadata={**(metadata or {}), REMOVED_KEY: msgspec.json.encode(list(entries)).decode()},
-        app_transactions=[Transaction(app, version) for app, version in (transactions or {}).items()],
+        app_transactions=[Transaction(app, version) for app, version in transactions.items()],
         max_commit_retries=100,
     )
 

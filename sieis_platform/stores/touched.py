@@ -13,6 +13,7 @@ from sieis_platform.reading import ARCHIVE_PARTITIONS
 from sieis_platform.stores.archive import Archive, ArchiveError
 from sieis_platform.stores.ledger import of_commits
 from sieis_platform.stores.log import File, LoggedCommit
+from sieis_platform.stores.tiers import TIER_KEY
 from sieis_platform.stores.upkeep import EXPIRED
 
 _FOLDERS: Final = re.compile("/".join(rf"{name}=(\d+)" for name in ARCHIVE_PARTITIONS))
@@ -42,9 +43,9 @@ class Touched(NamedTuple):
 def touched_days(archive: Archive, since: Mark | None) -> Touched:
     """The days whose rows changed after `since` (None, or a mark of another table: from the beginning).
 
-    Commits that only move rows to other files (compaction) touch nothing, nor do those that only let go what is older
-    than the retention: what was derived of it stays. Commits made while this runs come next time, and so do all beyond
-    the first 500: then `mark` is not the newest version.
+    Commits that only move rows to other files (compaction) or to the cold table and back touch nothing, nor do those
+    that only let go what is older than the retention: what was derived of it stays. Commits made while this runs come
+    next time, and so do all beyond the first 500: then `mark` is not the newest version.
 
     Raises: ArchiveUnavailableError, LogUnavailableError, LogError, ArchiveError (also where a file has no date).
     """
@@ -67,7 +68,7 @@ def touched_days(archive: Archive, since: Mark | None) -> Touched:
         commit = log.commit(version)
         if commit is None:
             gap = version
-        elif not _expired(version, commit):
+        elif TIER_KEY not in commit.told and not _expired(version, commit):
             days |= {_day(file): version for file in commit.files if file.data_change}
     return Touched(mark, days, gap)
 

@@ -4,7 +4,7 @@ Belongs here: what is done to the table. Not here: when (defs.archive), or how r
 """
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -12,13 +12,12 @@ from deltalake import CommitProperties
 from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.reading import KEY
-from sieis_platform.stores.archive import PROPERTIES, WRITER, Archive, last_wins
+from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.archive_layout import PROPERTIES, WRITER, last_wins
 from sieis_platform.stores.delta import KEEP_LOG, Cleaned, clean, set_properties
 from sieis_platform.stores.files import TableFiles
-from sieis_platform.stores.rewrite import Scope, remove, replace_rows
+from sieis_platform.stores.rewrite import Scope, batches, remove, replace_rows
 
-#: Rows of a closing day held at once: 60 bytes each, several copies while they are sorted.
-_DEDUPE_ROWS: Final = 2_000_000
 #: Why rows left the archive, as `sieis verify` and the ledger tell it.
 SUPERSEDED: Final = "superseded"
 EXPIRED: Final = "expired"
@@ -68,25 +67,12 @@ def drop_superseded(archive: Archive, day: dt.date) -> int:
             .collect()
         )
     removed = 0
-    for motes in _batches(counts.filter(pl.col("rows") > pl.col("keys"))):
+    for motes in batches(counts.filter(pl.col("rows") > pl.col("keys"))):
         done = replace_rows(
             archive, Scope.day(day, motes), lambda rows: last_wins(rows.lazy()).collect(), reason=SUPERSEDED
         )
         removed += done.removed.height if done else 0
     return removed
-
-
-def _batches(counts: pl.DataFrame) -> Iterator[list[int]]:
-    motes: list[int] = []
-    rows = 0
-    for mote, count in counts.select("mote_id", "rows").iter_rows():
-        if motes and rows + count > _DEDUPE_ROWS:
-            yield motes
-            motes, rows = [], 0
-        motes.append(mote)
-        rows += count
-    if motes:
-        yield motes
 
 
 def expire(archive: Archive, today: dt.date, days: int | None, motes: Mapping[int, int]) -> int:
@@ -113,12 +99,23 @@ def last_expired(today: dt.date, days: int) -> dt.date:
 
 
 def vacuum(archive: Archive, horizon_hours: int) -> Cleaned:
-    """Copy the ledger, then delete files and log entries that no version younger than the horizon needs.
+    """Copy the ledger, then delete files and log entries that no version younger than the horizon needs, cold ones too.
 
     The copy comes first in the same call: what the log loses is in the copy. App transactions live on in checkpoints.
     Raises: ArchiveUnavailableError, ArchiveError, MartUnavailableError, MartError.
     """
     archive.copy_ledger()
+    live = _vacuum_live(archive, horizon_hours)
+    for table in archive.attempts():
+        try:
+            cold = archive.cold.vacuum(table, horizon_hours)
+        except CommitFailedError:
+            continue  # it was put right first, or is being written
+        return Cleaned(live.files + cold.files, live.log_entries)
+    raise archive.refused()
+
+
+def _vacuum_live(archive: Archive, horizon_hours: int) -> Cleaned:
     for table in archive.attempts():
         try:
             with archive.reading():

@@ -11,7 +11,15 @@ import polars as pl
 import pytest
 
 from sieis_platform.analysis.ledger import audit_archive
-from sieis_platform.defs.archive.jobs import close_day, compact_open_day, daily_closing, retention, vacuum
+from sieis_platform.defs.archive.jobs import (
+    close_day,
+    compact_open_day,
+    daily_closing,
+    move_cold,
+    nightly_move,
+    retention,
+    vacuum,
+)
 from sieis_platform.defs.assembly import build_definitions
 from sieis_platform.defs.operations.jobs import refresh
 from sieis_platform.defs.partitions import Window, today
@@ -149,6 +157,56 @@ def test_retention_and_vacuum_leave_what_verify_can_prove(settings: Settings) ->
     audit = audit_archive(archive)
     assert audit.findings == []
     assert (audit.accounts[0].removed, audit.accounts[0].end) == (180 * (MOTES - 1), archive.position(APP))
+
+
+def test_old_days_get_cold_and_everything_goes_on_as_before(settings: Settings, tmp_path: Path) -> None:
+    chilly = settings.changed(archive_cold_uri=str(tmp_path / "cold"), archive_cold_after_days=1)
+    platform = PlatformResource.of(chilly)
+    for these, expected in ((chilly, None), (settings, "every day stays in the live table")):
+        with dg.build_schedule_context(
+            scheduled_execution_time=dt.datetime.now(dt.UTC), resources={"platform": PlatformResource.of(these)}
+        ) as context:
+            tick = nightly_move.evaluate_tick(context)
+        assert len(tick.run_requests or []) == (expected is None)
+        assert (expected or "") in (tick.skip_message or "")
+    before = open_archive(settings).scan_all().sort("source_offset").collect()
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def look(cursor: str | None) -> tuple[list[Window | None], str | None]:
+            sensor = build_definitions(chilly).resolve_sensor_def("late_data")
+            data = sensor.evaluate_tick(
+                dg.build_sensor_context(instance=instance, cursor=cursor, resources={"platform": platform})
+            )
+            return [Window.of_tags(request.tags) for request in data.run_requests or []], data.cursor
+
+        _, cursor = look(None)
+        done = metadata(run(chilly, instance, move_cold), "archive_cold_days")
+        assert (done["days_moved"], done["rows_moved"], done["moved_until"]) == (1, 180 * MOTES, str(day(2)))
+        assert metadata(run(chilly, instance, move_cold), "archive_cold_days")["rows_moved"] == 0
+        assert open_archive(chilly).scan_all().sort("source_offset").collect().equals(before)
+        asked, cursor = look(cursor)
+        assert asked == []  # nothing is derived again
+        window = Window(day(2), day(1))
+        job = build_definitions(chilly).resolve_job_def(refresh.name)
+        aggregates = [dg.AssetKey(mart) for mart in MARTS.values()]
+        assert job.execute_in_process(instance=instance, tags=window.tags(), asset_selection=aggregates).success
+        daily = open_marts(chilly).scan(MARTS["daily"]).filter(pl.col("mote_id") == 1).collect()
+        assert sorted(daily["date"]) == [str(day(2)), str(day(1))]
+        append(chilly, 2, minutes=range(200, 210))
+        assert look(cursor)[0] == [Window(day(2), day(2))]
+        assert metadata(run(chilly, instance, close_day, Window(day(2), day(2))), "archive_closed_days")
+        assert metadata(run(chilly, instance, move_cold), "archive_cold_days")["rows_moved"] == 10 * MOTES
+        done = metadata(run(chilly, instance, vacuum), "storage_report")
+        assert (done["rows"], done["cold_rows"], done["cold_files"]) == (420 * MOTES, 190 * MOTES, MOTES)
+        report = open_marts(chilly).scan("storage_report").collect()
+        assert dict(report.select("table", "rows").iter_rows())["archive_cold"] == 190 * MOTES
+        summary = json.loads((Path(open_archive(chilly).uri) / "_metrics" / "summary.json").read_text())
+        assert (summary["rows"], summary["cold"]["rows"], summary["cold"]["days"]) == (420 * MOTES, 190 * MOTES, 1)
+        assert clean(chilly)
+        short = chilly.changed(archive_retention_days=1)
+        assert metadata(run(short, instance, retention), "archive_retention")["expired_rows"] == 190 * MOTES
+    assert clean(chilly)
+    assert clean(settings)  # no day is cold any more: the setting may go
 
 
 def test_what_was_derived_of_days_beyond_the_retention_stays(settings: Settings) -> None:

@@ -65,7 +65,7 @@ def archive_observation(context: dg.AssetExecutionContext, platform: PlatformRes
     with dagster_failures():
         archive = platform.archive()
         files = archive.files()
-        metadata = told_of(files)
+        metadata = told_of(archive, files)
         snapshot = Snapshot(archive, files)
         with archive.reading():
             first = snapshot.rows(snapshot.recent(1)).head(5).collect()

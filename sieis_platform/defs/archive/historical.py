@@ -56,7 +56,7 @@ def historical_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
             done = Backfill(settings, hot, archive).fill(
                 history_file(settings), window.first, window.last, replace=config.replace
             )
-            told = told_of(archive.files(), window)
+            told = told_of(archive, archive.files(), window)
         context.log.info("%d of %d rows were missing from %s to %s", done.added, done.rows, window.first, window.last)
         return dg.MaterializeResult(
             metadata={

@@ -1,4 +1,4 @@
-"""When the archive is cared for: hourly the open day, daily the closed ones, at night retention and vacuum.
+"""When the archive is cared for: hourly the open day, daily the closed ones, at night the cold, retention and vacuum.
 
 Belongs here: these jobs and schedules. Not here: what they run (upkeep).
 """
@@ -8,7 +8,15 @@ from typing import Final
 
 import dagster as dg
 
-from sieis_platform.defs.archive.upkeep import CLOSED_DAYS, LEDGER, OPEN_DAY, RETENTION, STORAGE_REPORT, VACUUM
+from sieis_platform.defs.archive.upkeep import (
+    CLOSED_DAYS,
+    COLD_DAYS,
+    LEDGER,
+    OPEN_DAY,
+    RETENTION,
+    STORAGE_REPORT,
+    VACUUM,
+)
 from sieis_platform.defs.partitions import daily_partitions, windows
 from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.schedules import once_archived
@@ -30,6 +38,12 @@ close_day = dg.define_asset_job(
     description="Put days in their final form: one row a key, one file a mote.",
     tags=_MAX_RUNTIME,
 )
+move_cold = dg.define_asset_job(
+    "move_cold",
+    selection=dg.AssetSelection.assets(COLD_DAYS),
+    description="Move old days into the cold table.",
+    tags=_MAX_RUNTIME,
+)
 retention = dg.define_asset_job(
     "retention",
     selection=dg.AssetSelection.assets(RETENTION),
@@ -42,7 +56,7 @@ vacuum = dg.define_asset_job(
     description="Copy the ledger, delete files and log entries that no recent version needs, weigh what is left.",
     tags=_MAX_RUNTIME,
 )
-JOBS: Final = [compact_open_day, close_day, retention, vacuum]
+JOBS: Final = [compact_open_day, close_day, move_cold, retention, vacuum]
 
 
 hourly_compaction = once_archived(
@@ -85,6 +99,21 @@ def daily_closing(
 
 
 @dg.schedule(
+    cron_schedule="30 1 * * *",
+    target=move_cold,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night, where a cold table is set.",
+)
+def nightly_move(context: dg.ScheduleEvaluationContext, platform: PlatformResource) -> dg.RunRequest | dg.SkipReason:
+    """Move old days, once they were closed."""
+    if not platform.archive().exists():
+        return dg.SkipReason(NO_ARCHIVE)
+    if not platform.settings().archive_cold_uri:
+        return dg.SkipReason("every day stays in the live table; SIEIS_ARCHIVE_COLD_URI changes that")
+    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+
+
+@dg.schedule(
     cron_schedule="20 2 * * *",
     target=retention,
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -104,4 +133,6 @@ def nightly_retention(
 
 def definitions() -> dg.Definitions:
     """Jobs and schedules of the archive's care."""
-    return dg.Definitions(jobs=JOBS, schedules=[hourly_compaction, daily_closing, nightly_retention, nightly_vacuum])
+    return dg.Definitions(
+        jobs=JOBS, schedules=[hourly_compaction, daily_closing, nightly_move, nightly_retention, nightly_vacuum]
+    )

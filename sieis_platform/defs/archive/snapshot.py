@@ -10,7 +10,7 @@ import polars as pl
 
 from sieis_platform.defs.partitions import Window, today
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
-from sieis_platform.stores.archive import Archive, last_wins, rows_by_day
+from sieis_platform.stores.archive import Archive, last_wins
 from sieis_platform.stores.files import TableFiles
 from sieis_platform.timeline import DAY_NS
 
@@ -59,7 +59,7 @@ class Snapshot:
 
     def recent(self, days: int) -> Window:
         """The window of the newest `days` days that have readings; today where the archive is empty."""
-        stored = list(self.rows_by_day())[-days:] or [today()]
+        stored = self._archive.newest_days(self._files, days) or [today()]
         return Window(stored[0], stored[-1])
 
     def sample(self, rows: int) -> pl.DataFrame:
@@ -68,5 +68,5 @@ class Snapshot:
             return self.rows(self.recent(1)).select(READING_SCHEMA.names()).head(rows).collect()
 
     def rows_by_day(self) -> dict[dt.date, int]:
-        """Archived rows of each day that has any, ascending, from the log alone (repeated keys count)."""
-        return rows_by_day(self._files)
+        """Archived rows of each day that has any, ascending, from the logs alone (repeated keys count)."""
+        return self._archive.rows_by_day(self._files)

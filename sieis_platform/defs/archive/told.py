@@ -1,4 +1,4 @@
-"""What is told of the archive with every event about it: version, weight, days; from its log alone.
+"""What is told of the archive with every event about it: version, weight, days; from its logs alone.
 
 Belongs here: that metadata. Not here: who tells it, and what else.
 """
@@ -9,13 +9,13 @@ import polars as pl
 from sieis_platform.defs import plot
 from sieis_platform.defs.metadata import preview_of
 from sieis_platform.defs.partitions import Window
-from sieis_platform.stores.archive import weight_by_day
+from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.files import TableFiles
 
 
-def told_of(files: TableFiles, window: Window | None = None) -> dict[str, dg.MetadataValue]:
-    """Metadata of the table at its version, of all days or those of `window`; the preview shows the newest of them."""
-    days = weight_by_day(files)
+def told_of(archive: Archive, files: TableFiles, window: Window | None = None) -> dict[str, dg.MetadataValue]:
+    """Metadata of the archive at a version, of all days or those of `window`; the preview shows the newest of them."""
+    days = archive.weight_by_day(files, None if window is None else window.first)
     if window is not None:
         days = days.filter(pl.col("date").is_between(window.first, window.last))
     metadata: dict[str, dg.MetadataValue] = {

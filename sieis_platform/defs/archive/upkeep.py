@@ -10,6 +10,7 @@ import dagster as dg
 import msgspec
 import polars as pl
 
+from sieis_platform import crash
 from sieis_platform.analysis.storage import (
     REPORT_SCHEMA,
     SAMPLE_ROWS,
@@ -28,11 +29,14 @@ from sieis_platform.defs.partitions import Window, today
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
 from sieis_platform.stores.archive import ARCHIVE_SCHEMA
+from sieis_platform.stores.cold import moved_until
 from sieis_platform.stores.ledger import LEDGER_MART, LEDGER_SCHEMA
-from sieis_platform.stores.upkeep import compact_day, drop_superseded, expire, vacuum
+from sieis_platform.stores.tiers import movable_days, move_day
+from sieis_platform.stores.upkeep import compact_day, drop_superseded, expire, last_expired, vacuum
 
 OPEN_DAY: Final = dg.AssetKey("archive_open_day")
 CLOSED_DAYS: Final = dg.AssetKey("archive_closed_days")
+COLD_DAYS: Final = dg.AssetKey("archive_cold_days")
 RETENTION: Final = dg.AssetKey("archive_retention")
 LEDGER: Final = dg.AssetKey(LEDGER_MART)
 VACUUM: Final = dg.AssetKey("archive_vacuum")
@@ -43,6 +47,8 @@ POOL: Final = "archive"
 _GROUP: Final = "archive"
 _SHOWN: Final = 5
 _SUMMARY: Final = "_metrics/summary.json"
+#: How the storage report names the cold table; `archive` is the live one.
+_COLD_TABLE: Final = "archive_cold"
 #: What stands in the table afterwards is what stood there before, but for rows let go.
 _SAME_ROWS: Final = {**columns(ARCHIVE_SCHEMA), **lineage(same_columns(ARCHIVE_SCHEMA.names(), ARCHIVE))}
 #: Counts of rows by the place they came from; the rest of the ledger is about commits, not about columns.
@@ -81,7 +87,7 @@ def archive_open_day(context: dg.AssetExecutionContext, platform: PlatformResour
     with dagster_failures():
         archive = platform.archive()
         done = [compact_day(archive, one) for one in (day - dt.timedelta(days=1), day)]
-        told = told_of(archive.files(), Window(day - dt.timedelta(days=1), day))
+        told = told_of(archive, archive.files(), Window(day - dt.timedelta(days=1), day))
     removed, added = sum(one.removed for one in done), sum(one.added for one in done)
     context.log.info("%s: %d files became %d", day, removed, added)
     return dg.MaterializeResult(
@@ -125,7 +131,7 @@ def closed_days_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition
             # The next reader of the table has the final files at once instead of replaying how they came about.
             with archive.reading():
                 archive.table().create_checkpoint()
-            told = told_of(archive.files(), window)
+            told = told_of(archive, archive.files(), window)
         context.log.info("%s to %s: %d rows superseded, %d files became %d", window.first, window.last, superseded,
                          removed, added)  # fmt: skip
         return dg.MaterializeResult(
@@ -139,6 +145,48 @@ def closed_days_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition
         )
 
     return archive_closed_days
+
+
+@dg.asset(
+    key=COLD_DAYS,
+    deps=[ARCHIVE],
+    group_name=_GROUP,
+    kinds={"deltalake", "polars"},
+    owners=OWNERS,
+    tags=labels("operations", "archive"),
+    metadata=_SAME_ROWS,
+    pool=POOL,
+    description="Days older than `archive_cold_after_days` moved, closed, into the table at `archive_cold_uri`, and "
+    "what came late for days that were moved before. Every reader sees both tables as one archive.",
+)
+def archive_cold_days(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    """Move day by day: what a run that is ended half-way has not moved, the next one moves."""
+    settings = platform.settings()
+    crash.arm(settings.crash_at)
+    days = rows = superseded = 0
+    with dagster_failures():
+        archive = platform.archive()
+        for day in movable_days(archive, last_expired(today(), settings.archive_cold_after_days)):
+            done = move_day(archive, day)
+            days, rows, superseded = days + done.days, rows + done.rows, superseded + done.superseded
+            context.log.info("%s: %d rows moved", day, done.rows)
+        if days:
+            with archive.reading():
+                archive.table().create_checkpoint()
+        files = archive.files()
+        told = told_of(archive, files)
+        until = moved_until(files.properties)
+    return dg.MaterializeResult(
+        metadata={
+            **told,
+            **lineage_of(_SAME_ROWS),
+            "days_moved": days,
+            "rows_moved": rows,
+            "superseded_rows": superseded,
+            "moved_until": until.isoformat() if until else "never",
+            "cold_uri": settings.archive_cold_uri,
+        }
+    )
 
 
 @dg.asset(
@@ -160,7 +208,7 @@ def archive_retention(context: dg.AssetExecutionContext, platform: PlatformResou
     with dagster_failures():
         archive = platform.archive()
         expired = expire(archive, today(), days, motes)
-        told = told_of(archive.files())
+        told = told_of(archive, archive.files())
     context.log.info("%d rows are older than the archive keeps them", expired)
     return dg.MaterializeResult(
         metadata={
@@ -224,7 +272,7 @@ def archive_vacuum(context: dg.AssetExecutionContext, platform: PlatformResource
     with dagster_failures():
         archive = platform.archive()
         cleaned = vacuum(archive, hours)
-        told = told_of(archive.files())
+        told = told_of(archive, archive.files())
         marts = platform.marts()
         tidied = {name: marts.tidy(name, hours) for name in marts.tables()}
     context.log.info("archive: %d files and %d log entries deleted", cleaned.files, cleaned.log_entries)
@@ -247,8 +295,9 @@ def archive_vacuum(context: dg.AssetExecutionContext, platform: PlatformResource
     kinds={"deltalake", "polars"},
     owners=OWNERS,
     tags=labels("operations", "marts"),
-    description="Files, bytes, small files of the archive and every mart, one row a table and day; of the archive also "
-    "how many times smaller it is than the messages. The same as `_metrics/summary.json` beside the archive.",
+    description="Files, bytes, small files of the archive (live and cold) and every mart, one row a table and day; of "
+    "the archive also how many times smaller it is than the messages. The same as `_metrics/summary.json` beside the "
+    "archive.",
     metadata={**columns(REPORT_SCHEMA, {"measured_at": "Unix ns, UTC"}), **_REPORT_LINEAGE},
 )
 def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
@@ -261,6 +310,8 @@ def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource
         files = archive.files()
         weight = weigh(files, small)
         sample = Snapshot(archive, files).sample(SAMPLE_ROWS)
+        moved = archive.cold_files(files)
+        cold = None if moved is None else weigh(moved, small)
         report = Report(
             **weight._replace(days=weight.days or 0)._asdict(),
             measured_at=moment,
@@ -268,8 +319,11 @@ def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource
             raw_bytes=(raw := round(message_bytes(sample) * weight.rows)),
             compression_ratio=ratio(raw, weight.bytes),
             ledger_copied_to_version=archive.ledger_covered(),
+            cold=None if cold is None else cold._asdict(),
         )
         rows = [report_row("archive", weight, moment, raw)]
+        if cold is not None:
+            rows.append(report_row(_COLD_TABLE, cold, moment, round(message_bytes(sample) * cold.rows)))
         rows += [report_row(name, weigh(marts.files(name), small), moment) for name in marts.tables()]
         frame = pl.concat(rows)
         name = STORAGE_REPORT.to_user_string()
@@ -285,6 +339,9 @@ def storage_report(context: dg.AssetExecutionContext, platform: PlatformResource
             **kept(measured, frame, mart_version=version_made, times=measured_from_to),
             **_REPORT_LINEAGE,
             **{name: getattr(report, name) for name in ("version", "files", "small_files", "bytes", "rows", "days")},
+            "cold_files": cold.files if cold else 0,
+            "cold_rows": cold.rows if cold else 0,
+            "cold_bytes": cold.bytes if cold else 0,
             "compression_ratio": dg.MetadataValue.float(report.compression_ratio or 0.0),
             "tables": dg.MetadataValue.json(frame.select("table", "files", "bytes", "small_files").to_dicts()),
         }
@@ -297,6 +354,7 @@ def definitions(days: dg.DailyPartitionsDefinition) -> dg.Definitions:
         assets=[
             archive_open_day,
             closed_days_asset(days),
+            archive_cold_days,
             archive_retention,
             ledger,
             archive_vacuum,

@@ -50,10 +50,10 @@ def load_inbox_file(context: dg.OpExecutionContext, platform: PlatformResource, 
     with dagster_failures(), platform.hot() as hot:
         archive = platform.archive()
         outcome = load_waiting(settings, hot, archive, config.file)
-        files = archive.files() if outcome.summary else None
+        told = told_of(archive, archive.files()) if outcome.summary else {}
         shown = told_of_hot(hot) if outcome.summary else {}
     found: dict[str, Any] = {"file": config.file, "moved_to": dg.MetadataValue.path(str(outcome.moved_to))}
-    if outcome.summary is None or files is None:
+    if outcome.summary is None:
         context.log_event(dg.AssetObservation(INBOX, metadata={**found, "reason": outcome.reason}))
         raise dg.Failure(f"{config.file} was moved to {outcome.moved_to.parent}: {outcome.reason}", allow_retries=False)
     summary = outcome.summary
@@ -68,7 +68,7 @@ def load_inbox_file(context: dg.OpExecutionContext, platform: PlatformResource, 
     }
     context.log_event(dg.AssetObservation(INBOX, metadata=loaded))
     if summary.rows_loaded:
-        written = {"file": config.file, "rows_loaded": summary.rows_archive, **told_of(files), **ARCHIVE_LINEAGE}
+        written = {"file": config.file, "rows_loaded": summary.rows_archive, **told, **ARCHIVE_LINEAGE}
         context.log_event(dg.AssetMaterialization(ARCHIVE, metadata=written))
         context.log_event(
             dg.AssetObservation(

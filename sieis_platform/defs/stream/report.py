@@ -189,7 +189,8 @@ def _hot(platform: PlatformResource) -> dict[str, Any]:
 def _archive(platform: PlatformResource) -> dict[str, Any]:
     """Version and weight, from the log."""
     try:
-        return told_of(platform.archive().files())
+        archive = platform.archive()
+        return told_of(archive, archive.files())
     except SieisError as error:
         return {"unavailable": str(error)}
 

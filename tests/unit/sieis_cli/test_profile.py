@@ -79,6 +79,18 @@ def test_a_folder_is_no_server() -> None:
         load_settings()
 
 
+def test_the_cold_table_is_on_the_server_too_and_no_demo_has_one() -> None:
+    write_env(SIEIS_PROFILE="services", **SERVERS | {"SIEIS_ARCHIVE_COLD_URI": "/data/cold"})
+    with pytest.raises(ProfileError, match="SIEIS_ARCHIVE_COLD_URI: is a folder"):
+        load_settings()
+    write_env(SIEIS_PROFILE="services", **SERVERS | {"SIEIS_ARCHIVE_COLD_URI": "s3://sieis-cold/readings"})
+    load_settings.cache_clear()
+    settings = load_settings()
+    assert settings.archive_cold_uri == "s3://sieis-cold/readings"
+    assert Demo(settings, Path("readings.txt"))._settings.archive_cold_uri == ""
+    assert settings.changed(profile="embedded").archive_cold_uri == ""
+
+
 def test_setup_can_make_the_token_where_it_has_the_operators() -> None:
     without = {name: value for name, value in SERVERS.items() if name != "SIEIS_INFLUX_TOKEN"}
     write_env(SIEIS_PROFILE="services", SIEIS_INFLUX_ADMIN_TOKEN="operator", **without)

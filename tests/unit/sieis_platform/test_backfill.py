@@ -25,6 +25,7 @@ from sieis_platform.stores.archive import Commit, LedgerEntry
 from sieis_platform.stores.hot import HotStore
 from sieis_platform.stores.open import open_archive, open_hot
 from sieis_platform.stores.rewrite import Scope, remove
+from sieis_platform.stores.tiers import movable_days, move_day
 from sieis_platform.timeline import DAY_NS
 from tests.unit.sieis_platform.history_file import (
     A_DAY,
@@ -107,6 +108,38 @@ def test_again_writes_nothing(settings: Settings, hot: HotStore, file: Path) -> 
     assert (again.added, again.rows_hot) == (0, 0)
     fill(settings, hot, file, 3, 2, replace=True)
     assert open_archive(settings).version() == version
+
+
+def test_days_that_were_moved_are_neither_filled_nor_loaded_again_but_replaced(
+    settings: Settings, hot: HotStore, file: Path, expected: pl.DataFrame
+) -> None:
+    settings = settings.changed(archive_cold_uri=str(settings.data_dir / "cold"))
+    fill(settings, hot, file, 4, 3)
+    archive = open_archive(settings)
+    remove(archive, Scope.day(day(3), [2]), reason="test")
+    for number in (4, 3):
+        move_day(archive, day(number))
+    assert fill(settings, hot, file, 4, 4).added == 0
+    assert fill(settings, hot, file, 4, 3).added == A_DAY
+    skipped = load(settings, hot, file)
+    assert skipped["already_backfilled"] == 2 * MOTES * A_DAY
+    assert_frame_equal(archived(settings), expected, check_exact=True)
+    move_day(archive, day(3))
+    assert movable_days(archive, day(3)) == [day(DAYS), day(5)]
+    append = LedgerEntry(app="sensor_readings/one/0", start=0, end=1, stored=1)
+    stray = expected.filter(mote_id=1).head(1).with_columns(source=pl.lit("stream:one"), source_partition=pl.lit(0))
+    stray = stray.with_columns(
+        (pl.col("timestamp") * 0 + (day(4) - dt.date(1970, 1, 1)).days * DAY_NS + 7).alias("timestamp"),
+        pl.lit(0, pl.Int64).alias("source_offset"),
+        pl.col("source_partition").cast(pl.Int32),
+    )
+    archive.append(Commit(stray.drop("year", "month", "day"), [append], {append.app: None}))
+    move_day(archive, day(4))
+    done = fill(settings, hot, file, 4, 4, replace=True)
+    assert (done.removed, done.changed) == (1, 0)
+    assert_frame_equal(archived(settings), expected, check_exact=True)
+    assert_frame_equal(hot_rows(settings), won(open_archive(settings)))
+    assert clean(settings)
 
 
 @pytest.mark.parametrize("order", ["load first", "backfill first", "between two backfills"])

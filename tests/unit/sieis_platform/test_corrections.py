@@ -17,8 +17,9 @@ from sieis_platform.state import State
 from sieis_platform.stores.archive import Commit, LedgerEntry
 from sieis_platform.stores.corrected import IMAGES
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
+from sieis_platform.stores.tiers import move_day
 from sieis_platform.timeline import DAY_NS
-from tests.unit.sieis_platform.history_file import archived, day, hot_rows, won, write
+from tests.unit.sieis_platform.history_file import MOTES, archived, day, hot_rows, won, write
 
 A_DAY = 96
 HOUR_NS = 3_600 * 10**9
@@ -42,13 +43,20 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("file") / "readings.txt", A_DAY)
 
 
-@pytest.fixture(params=["mote folders", "days only"])
+@pytest.fixture(params=["mote folders", "days only", "cold days"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path, file: Path) -> Settings:
-    """An installation with five days of history."""
-    settings = Settings(data_dir=tmp_path, archive_mote_folders=request.param == "mote folders")
+    """An installation with five days of history; the three oldest may lie in the cold table."""
+    cold = request.param == "cold days"
+    settings = Settings(
+        data_dir=tmp_path,
+        archive_mote_folders=request.param != "days only",
+        archive_cold_uri=str(tmp_path / "cold") if cold else "",
+    )
     hot = open_hot(settings)
     Backfill(settings, hot, open_archive(settings)).fill(file, day(5), day(1))
     hot.close()
+    for number in (5, 4, 3) if cold else ():
+        assert move_day(open_archive(settings), day(number)).rows == MOTES * A_DAY
     return settings
 
 

@@ -31,9 +31,31 @@ def test_marts_inside_the_archives_folder_are_refused(marts: str) -> None:
         Settings(_env_file=None, archive_uri="s3://bucket", marts_uri=marts)  # pyright: ignore[reportCallIssue]
 
 
+@pytest.mark.parametrize(
+    ("archive", "cold", "marts"),
+    [
+        ("s3://hot/readings", "s3://hot/readings/old", "s3://marts"),
+        ("s3://hot/readings", "s3://hot", "s3://marts"),
+        ("s3://hot/readings", "s3://hot/readings/", "s3://marts"),
+        ("s3://hot/readings", "s3://marts/old", "s3://marts"),
+        ("s3://hot/readings", "s3://cold", "s3://cold/marts"),
+        ("/v/a", "/v/b/../a", "/v/marts"),
+        ("", "", ""),
+    ],
+)
+def test_a_cold_table_in_or_around_another_folder_is_refused(archive: str, cold: str, marts: str) -> None:
+    places = {"archive_uri": archive, "archive_cold_uri": cold, "marts_uri": marts}
+    if not cold:
+        Settings(_env_file=None, **places)  # pyright: ignore
+        return
+    with pytest.raises(ValidationError, match="one inside the other"):
+        Settings(_env_file=None, **places)  # pyright: ignore
+
+
 def test_tables_side_by_side_are_fine() -> None:
     for archive, marts in (("s3://a", "s3://a-marts"), ("s3://b/archive", "s3://b/archive-marts"), ("/v/a", "/v/b")):
-        Settings(_env_file=None, archive_uri=archive, marts_uri=marts)  # pyright: ignore[reportCallIssue]
+        cold = f"{archive}-cold"
+        Settings(_env_file=None, archive_uri=archive, archive_cold_uri=cold, marts_uri=marts)  # pyright: ignore
 
 
 @pytest.mark.parametrize(
@@ -64,7 +86,7 @@ def test_an_address_that_is_shown_holds_no_password(name: str) -> None:
         assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["data_dir", "archive_uri", "marts_uri"])
+@pytest.mark.parametrize("name", ["data_dir", "archive_uri", "archive_cold_uri", "marts_uri"])
 @pytest.mark.parametrize("sign", [*"[]*?#", "%20"])
 def test_folders_that_could_not_be_read_again_are_refused(name: str, sign: str) -> None:
     with pytest.raises(ValidationError, match=f"{name} contains one of"):

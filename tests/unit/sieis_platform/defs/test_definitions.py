@@ -169,7 +169,7 @@ def test_schedules_wait_for_an_archive(definitions: dg.Definitions, settings: Se
 
 
 def test_what_rewrites_the_archive_waits_for_each_other(definitions: dg.Definitions) -> None:
-    care = {"archive_open_day", "archive_closed_days", "archive_retention", "archive_vacuum"}
+    care = {"archive_open_day", "archive_closed_days", "archive_cold_days", "archive_retention", "archive_vacuum"}
     rewriting = {"historical_readings", *care}
     pools = {
         key.to_user_string(): asset.op.pool
