@@ -29,8 +29,10 @@ from sieis_api.motes.endpoints import router as motes
 from sieis_api.motes.floor_plan import FloorPlan
 from sieis_api.rate_limit import RateLimiter
 from sieis_api.redis_guard import RedisGuard, address
-from sieis_api.security import check_exposure, require_key
+from sieis_api.security import check_exposure, key_of, require_key
 from sieis_api.sensors.endpoints import router as sensors
+from sieis_api.sessions.endpoints import router as session
+from sieis_api.sessions.service import Sessions
 from sieis_api.stores import Stores, open_stores
 from sieis_api.system import service as system_service
 from sieis_api.system.endpoints import metrics_router
@@ -54,7 +56,10 @@ what to do.
 **Times** are ISO 8601 in UTC with a `Z`; the ones you send must name their zone. A window includes `start` and excludes
 `end`. A parameter that does not exist is refused, so that a typing error never looks like an answer.
 
-**Who may ask**: without SIEIS_API_KEY, this machine only. With it, everyone who sends it in `X-API-Key`.
+**Who may ask**: without SIEIS_API_KEY, this machine only. With it, everyone who sends it in `X-API-Key`. For links,
+downloads and EventSource, which send no header, a browser signs in once: `POST /api/v1/session` with the key opens a
+session in a cookie, for SIEIS_SESSION_HOURS. On this page: *Authorize* with the key, *Execute* that request, and log out
+of *Authorize* again. Never put the key into an address.
 
 **How often**: SIEIS_RATE_LIMIT_PER_MINUTE requests from one address (this machine is not counted); beyond that 429 with
 `Retry-After`. `/api/v1/health` is always answered.
@@ -66,6 +71,7 @@ _TAGS: Final = [
     {"name": "sensors", "description": "Readings: the newest of each mote, and any window of the past."},
     {"name": "motes", "description": "Which motes there are, where they hang, when they were last heard."},
     {"name": "analytics", "description": "Derived from the readings by the assets: aggregates, anomalies."},
+    {"name": "session", "description": "Signing in with a browser: a cookie in place of the key."},
     {"name": "system", "description": "Health and metrics."},
 ]
 
@@ -87,6 +93,7 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
         opened = stores(settings)
         guard = RedisGuard(metrics) if redis_url else None
         cache = open_cache(redis_url, guard, settings.redis_prefix)
+        kept = open_cache(redis_url, guard, settings.redis_prefix, use="sessions")
         limiter = RateLimiter(settings.rate_limit_per_minute, redis_url, guard, settings.redis_prefix)
         state = State(
             settings=settings,
@@ -98,6 +105,7 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
             floor_plan=plan,
             metrics=metrics,
             limiter=limiter,
+            sessions=Sessions(kept, key_of(settings), settings.session_hours),
         )
         try:
             yield state
@@ -106,6 +114,7 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
             await state["health"].settle()
             await limiter.close()
             await cache.close()
+            await kept.close()
             await run_in_threadpool(opened.hot.close)
 
     app = FastAPI(
@@ -126,6 +135,7 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
     for router in (sensors, motes, analytics):
         app.include_router(router, dependencies=[Depends(require_key)], responses=refused)
     app.include_router(system, responses=documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN))
+    app.include_router(session, responses=refused)
     app.include_router(metrics_router, responses=refused)
     _add_docs(app)
     return app

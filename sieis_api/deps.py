@@ -18,6 +18,7 @@ from sieis_api.live import Latest
 from sieis_api.metrics import ApiMetrics
 from sieis_api.motes.floor_plan import FloorPlan
 from sieis_api.rate_limit import RateLimiter
+from sieis_api.sessions.service import Sessions
 from sieis_api.stores import Stores
 from sieis_api.system.service import Health
 from sieis_platform.errors import RetriableError
@@ -61,6 +62,7 @@ class State(TypedDict):
     floor_plan: FloorPlan
     metrics: ApiMetrics
     limiter: RateLimiter
+    sessions: Sessions
 
 
 async def get_state(request: Request) -> State:

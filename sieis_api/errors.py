@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sieis_api.cache import CacheUnavailableError
 from sieis_api.envelope import ErrorEnvelope, RequestContext, encode
 from sieis_platform.errors import FatalError, RecordError, RetriableError
 from sieis_platform.stores.archive import ArchiveError, ArchiveUnavailableError
@@ -52,7 +53,7 @@ class InvalidRequestError(ApiError):
 
 
 class UnauthorizedError(ApiError):
-    """The key is missing or wrong."""
+    """The key is missing or wrong, and no session stands for it."""
 
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthorized"
@@ -63,6 +64,13 @@ class ForbiddenError(ApiError):
 
     status = HTTPStatus.FORBIDDEN
     code = "forbidden"
+
+
+class NoKeySetError(ApiError):
+    """There is nothing to sign in to."""
+
+    status = HTTPStatus.CONFLICT
+    code = "no_key_set"
 
 
 def failure(
@@ -109,8 +117,11 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 _DESCRIPTIONS: Final = {
-    HTTPStatus.UNAUTHORIZED: "The X-API-Key header is missing or wrong (`unauthorized`).",
-    HTTPStatus.FORBIDDEN: "No key is set and the request is not from this machine (`forbidden`).",
+    HTTPStatus.UNAUTHORIZED: "The X-API-Key header is wrong, or missing with no session in its place "
+    "(`unauthorized`).",
+    HTTPStatus.FORBIDDEN: "No key is set and the request is not from this machine; or a page of another origin would "
+    "change something by a session (`forbidden`).",
+    HTTPStatus.CONFLICT: "No SIEIS_API_KEY is set: there is nothing to sign in to (`no_key_set`).",
     HTTPStatus.NOT_FOUND: "Nothing is known under that id (`mote_not_found`).",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is wrong; `problems` names each (`invalid_request`).",
     HTTPStatus.TOO_MANY_REQUESTS: "This address has sent too many requests: come back after Retry-After seconds "
@@ -172,6 +183,8 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 
 def _store(error: Exception) -> str:
+    if isinstance(error, CacheUnavailableError):
+        return "Redis"
     if isinstance(error, HotStoreUnavailableError | HotStoreError):
         return "the hot store"
     if isinstance(error, ArchiveUnavailableError | ArchiveError):

@@ -33,7 +33,7 @@ class ApiMetrics:
         )
         self._redis_failures = Counter(
             "sieis_api_redis_failures",
-            "Times Redis was asked in vain, by what for (cache, rate_limit).",
+            "Times Redis was asked in vain, by what for (cache, rate_limit, sessions).",
             ["use"],
             registry=self._registry,
         )

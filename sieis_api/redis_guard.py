@@ -1,6 +1,6 @@
 """Asking Redis without depending on it: when it does not answer, this process goes on alone.
 
-Belongs here: that decision, its log and its metric. Not here: what Redis is asked (cache.py, rate_limit.py).
+Belongs here: that decision, its log and its metric. Not here: what Redis is asked (cache.py, rate_limit.py, sessions/).
 """
 
 import time
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 # Redis on the same network answers within a millisecond; a live value from it is worth no more waiting than this.
 _ANSWER_SECONDS: Final = 0.25
 # While it is down one request in so long pays that wait, and its return is noticed as soon.
-_PAUSE_SECONDS: Final = 5.0
+PAUSE_SECONDS: Final = 5.0
 
 _FAILURES: Final = (CacheBackendInteractionError, StorageError, RedisError, OSError, TimeoutError)
 
@@ -73,7 +73,7 @@ class RedisGuard:
         if not self.up:
             if self._clock() < self._again_at:
                 return await alone()
-            self._again_at = self._clock() + _PAUSE_SECONDS  # one request finds out, the others do not wait with it
+            self._again_at = self._clock() + PAUSE_SECONDS  # one request finds out, the others do not wait with it
         try:
             answer = await redis()
         except _FAILURES as error:
@@ -83,14 +83,14 @@ class RedisGuard:
         return answer
 
     def _failed(self, use: str, error: BaseException) -> None:
-        self._again_at = self._clock() + _PAUSE_SECONDS
+        self._again_at = self._clock() + PAUSE_SECONDS
         self._metrics.redis_failed(use)
         if self.up:
             self.up = False
             self._metrics.redis_is(up=False)
             cause = error.__cause__ or error
             log.warning(
-                "Redis does not answer: this process caches and counts for itself until it does",
+                "Redis does not answer: this process caches, counts and keeps sessions for itself until it does",
                 use=use,
                 error=str(cause),
                 kind=type(cause).__name__,

@@ -1,4 +1,4 @@
-"""Who may ask: the API key, or without one only this machine. Security headers.
+"""Who may ask: the API key or a session opened with it, or without a key only this machine. Security headers.
 
 Belongs here: those decisions. Not here: when they are taken (middleware.py, the routers).
 """
@@ -7,16 +7,20 @@ import hmac
 import ipaddress
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from fastapi import Security
-from fastapi.security import APIKeyHeader
+from fastapi.security import APIKeyCookie, APIKeyHeader
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from sieis_api.errors import UnauthorizedError
+from sieis_api.errors import ForbiddenError, UnauthorizedError
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
 
+SESSION_COOKIE: Final = "sieis_session"
+
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, 9.2.1; nothing here answers TRACE
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 HEADERS: Final[Mapping[str, str]] = {
@@ -33,6 +37,11 @@ _key_header = APIKeyHeader(
     name="X-API-Key",
     auto_error=False,
     description="The value of SIEIS_API_KEY. Not needed where none is set: then only this machine may ask.",
+)
+_session_cookie = APIKeyCookie(
+    name=SESSION_COOKIE,
+    auto_error=False,
+    description="Set by POST /api/v1/session, and sent by the browser itself: there is nothing to enter here.",
 )
 
 
@@ -78,8 +87,8 @@ def refusal(settings: Settings, scope: Mapping[str, Any]) -> str | None:
     return None
 
 
-async def has_key(request: Request, sent: Annotated[str | None, Security(_key_header)]) -> bool:
-    """Dependency: whether the caller may see everything; True too where no key is set (the caller is then local).
+async def sent_key(request: Request, sent: Annotated[str | None, Security(_key_header)]) -> bool:
+    """Dependency: whether the key itself was sent; True too where no key is set (the caller is then local).
 
     Raises: UnauthorizedError for a key that is wrong.
     """
@@ -93,10 +102,65 @@ async def has_key(request: Request, sent: Annotated[str | None, Security(_key_he
     return True
 
 
+async def has_key(
+    request: Request, sent: Annotated[bool, Security(sent_key)], token: Annotated[str | None, Security(_session_cookie)]
+) -> bool:
+    """Dependency: whether the caller may see everything: by the key, a session opened with it, or where none is set.
+
+    Raises: UnauthorizedError for a key that is wrong, whatever the cookie; ForbiddenError where a page of another
+    origin would change something by a session.
+    """
+    if sent:
+        return True
+    if token is None or await request.state.sessions.ends_at(token) is None:
+        return False
+    if request.method not in _SAFE_METHODS:
+        await refuse_other_pages(request)
+    return True
+
+
 async def require_key(known: Annotated[bool, Security(has_key)]) -> None:
-    """Dependency: Raises UnauthorizedError where a key is needed and none was sent, or a wrong one."""
+    """Dependency: Raises UnauthorizedError where a key is needed and there is neither it nor an open session."""
     if not known:
-        raise UnauthorizedError("send the API key in the X-API-Key header")
+        raise UnauthorizedError("send the API key in the X-API-Key header; a session, if there was one, is over")
+
+
+async def require_sent_key(sent: Annotated[bool, Security(sent_key)]) -> None:
+    """Dependency: Raises UnauthorizedError where a key is needed and was not sent itself."""
+    if not sent:
+        raise UnauthorizedError("send the API key in the X-API-Key header; a session does not open another")
+
+
+async def refuse_other_pages(request: Request) -> None:
+    """Dependency: Raises ForbiddenError for what a page of another origin makes a browser send (CSRF).
+
+    SameSite=Strict keeps the cookie from other sites, but other ports and subdomains are the same site. What is no
+    browser sends neither header. (The rule of Go's net/http.CrossOriginProtection.)
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        same = site in ("same-origin", "none")
+    else:
+        same = origin is None or _authority(origin) == request.headers.get("host", "").lower()
+    if not same:
+        raise ForbiddenError("a page of another origin asked for this; with a session only the API's own pages may")
+
+
+def came_by_https(request: Request) -> bool:
+    """Whether the browser speaks https, to this server or to a proxy before it, so that its cookie should be Secure.
+
+    Of the proxy no header is believed; a browser tells the origin of its page by itself with every POST and DELETE.
+    Who lies there only has their own cookie refused.
+    """
+    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+
+
+def _authority(origin: str) -> str | None:
+    """Host and port of an origin, lower case; None for `null` and what is none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str:

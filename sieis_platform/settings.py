@@ -204,8 +204,8 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = Field(
         None,
-        description="Redis that the API's processes share for live values and rate limits (redis://…/0), a database of "
-        "its own; unset: each process for itself.",
+        description="Redis that the API's processes share for live values, rate limits and sessions (redis://…/0), a "
+        "database of its own; unset: each process for itself.",
     )
     redis_prefix: str = Field(
         "sieis:",
@@ -257,6 +257,12 @@ class Settings(BaseSettings):
     )
     api_port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
     api_key: SecretStr | None = Field(None, description="Key that API clients send as X-API-Key; unset: loopback only.")
+    session_hours: float = Field(
+        12,
+        ge=0.1,
+        le=168,
+        description="Hours a session of the API lasts (POST /api/v1/session): a cookie in place of the key.",
+    )
     rate_limit_per_minute: int = Field(
         1_200,
         ge=0,

@@ -18,6 +18,8 @@ from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Commit, LedgerEntry
 from sieis_platform.stores.hot import AGGREGATE_SCHEMA
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
+from tools.services.group import Services
+from tools.services.instance import Instance
 
 SECOND = 1_000_000_000
 HOUR = 3_600 * SECOND
@@ -171,3 +173,17 @@ def client_for() -> Callable[..., TestClient]:
 def client(installation: Installation) -> Iterator[TestClient]:
     with client_of(installation.settings) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Instance]:
+    with Services.start(["redis"]) as services:
+        yield services["redis"]
+
+
+@pytest.fixture(params=["in process", pytest.param("redis", marks=pytest.mark.services), "unreachable redis"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Where to keep things and count; the contract is the same while a Redis does not answer."""
+    if request.param == "redis":
+        return request.getfixturevalue("redis").settings["SIEIS_REDIS_URL"]
+    return "redis://:hunter2@127.0.0.1:1/0" if request.param == "unreachable redis" else ""

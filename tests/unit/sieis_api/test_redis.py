@@ -1,42 +1,28 @@
 """Cache and rate limit, one contract in process and on Redis; and what happens while Redis is away."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http import HTTPStatus
 
 import polars as pl
 import pytest
+import structlog
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from sieis_api import live
-from sieis_api.cache import Cache, open_cache
+from sieis_api.cache import Cache, CacheUnavailableError, open_cache
 from sieis_api.envelope import ErrorEnvelope
 from sieis_api.metrics import ApiMetrics
 from sieis_api.rate_limit import RateLimiter, client_of
 from sieis_api.redis_guard import RedisAddressError, RedisGuard, address
 from sieis_platform.settings import Settings
 from sieis_platform.stores.sqlite import SqliteHotStore
-from tools.services.group import Services
 from tools.services.instance import Instance
 
 LATEST = "/api/v1/sensors/latest"
 NOWHERE = "redis://:hunter2@127.0.0.1:1/0"
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[Instance]:
-    with Services.start(["redis"]) as services:
-        yield services["redis"]
-
-
-@pytest.fixture(params=["in process", pytest.param("redis", marks=pytest.mark.services), "unreachable redis"])
-def url(request: pytest.FixtureRequest) -> str:
-    """Where to cache and count; the contract is the same while a Redis does not answer."""
-    if request.param == "redis":
-        return request.getfixturevalue("redis").settings["SIEIS_REDIS_URL"]
-    return NOWHERE if request.param == "unreachable redis" else ""
 
 
 def opened(url: str, metrics: ApiMetrics | None = None) -> Cache:
@@ -74,6 +60,21 @@ def test_a_value_is_gone_when_its_time_is_over(url: str) -> None:
             while await cache.get("short") is not None:
                 await asyncio.sleep(0.01)  # only time makes it go away
         assert await cache.get("long") == b"value"
+        await cache.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_deleted_is_gone_and_nothing_else(url: str) -> None:
+    async def scenario() -> None:
+        cache = opened(url)
+        for key in ("one", "two", "three"):
+            await cache.set(key, b"value", 10)
+        await cache.delete("one", "two")
+        await cache.delete("never there")
+        assert [await cache.get(key) for key in ("one", "two", "three")] == [None, None, b"value"]
+        await cache.set("one", b"again", 10)
+        assert await cache.get("one") == b"again"
         await cache.close()
 
     asyncio.run(scenario())
@@ -296,6 +297,57 @@ def test_redis_goes_away_and_comes_back(redis: Instance, fault: str) -> None:
         assert await cache.get("key") == b"after"
         await limiter.close()
         await cache.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("fault", ["killed", "paused"])
+def test_what_is_deleted_while_redis_is_away_is_deleted_everywhere_when_it_is_back(
+    redis: Instance, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sieis_api.redis_guard.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("sieis_api.cache.PAUSE_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        one, other = opened(redis.settings["SIEIS_REDIS_URL"]), opened(redis.settings["SIEIS_REDIS_URL"])
+        await one.set("key", b"value", 600)
+        await asyncio.to_thread(redis.kill if fault == "killed" else redis.pause)
+        try:
+            assert not await one.delete("key")
+            assert await one.get("key") is None
+            await one.set("meanwhile", b"value", 600)
+        finally:
+            await asyncio.to_thread(redis.start if fault == "killed" else redis.resume)
+        assert await one.get("key") is None
+        async with asyncio.timeout(20):
+            while await other.get("key") is not None or await one.get("meanwhile") is not None:
+                await asyncio.sleep(0.01)  # another process cannot be awaited
+        # Away once more: what was kept in this process the first time is not there again.
+        await asyncio.to_thread(redis.kill)
+        try:
+            assert await one.get("meanwhile") is None
+        finally:
+            await asyncio.to_thread(redis.start)
+        await one.close()
+        await other.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_more_is_remembered_for_a_redis_that_is_away_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sieis_api.cache._MOST_OWED", 3)
+
+    async def scenario() -> None:
+        cache = opened(NOWHERE)
+        for key in ("one", "two", "three"):
+            assert not await cache.delete(key)
+        with pytest.raises(CacheUnavailableError):
+            await cache.delete("four")
+        assert await cache.get("one") is None
+        with structlog.testing.capture_logs() as logs:
+            await cache.close()
+        assert [line["use"] for line in logs if "deleted" in line["event"]] == ["cache"]
 
     asyncio.run(scenario())
 
