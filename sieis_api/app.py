@@ -58,8 +58,8 @@ what to do.
 
 **Who may ask**: without SIEIS_API_KEY, this machine only. With it, everyone who sends it in `X-API-Key`. For links,
 downloads and EventSource, which send no header, a browser signs in once: `POST /api/v1/session` with the key opens a
-session in a cookie, for SIEIS_SESSION_HOURS. On this page: *Authorize* with the key, *Execute* that request, and log out
-of *Authorize* again. Never put the key into an address.
+session in a cookie, for SIEIS_SESSION_HOURS. On this page: *Authorize* with the key, *Execute* that request, and log
+out of *Authorize* again. Never put the key into an address.
 
 **How often**: SIEIS_RATE_LIMIT_PER_MINUTE requests from one address (this machine is not counted); beyond that 429 with
 `Retry-After`. `/api/v1/health` is always answered.

@@ -118,7 +118,7 @@ class SharedCache(Cache):
             self._paying.cancel()
             await asyncio.wait([self._paying])
         if self._owed and not await self._pay():
-            log.warning("Redis does not answer: what was to be deleted stays in it until its time is over", use=self._use)
+            log.warning("Redis is away: what was to be deleted stays in it until its time is over", use=self._use)
         await self._redis.close()
         await self._own.close()
 

@@ -117,8 +117,7 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 _DESCRIPTIONS: Final = {
-    HTTPStatus.UNAUTHORIZED: "The X-API-Key header is wrong, or missing with no session in its place "
-    "(`unauthorized`).",
+    HTTPStatus.UNAUTHORIZED: "The X-API-Key header is wrong, or missing with no session in its place (`unauthorized`).",
     HTTPStatus.FORBIDDEN: "No key is set and the request is not from this machine; or a page of another origin would "
     "change something by a session (`forbidden`).",
     HTTPStatus.CONFLICT: "No SIEIS_API_KEY is set: there is nothing to sign in to (`no_key_set`).",

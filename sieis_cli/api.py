@@ -24,7 +24,8 @@ def api(
 ) -> None:
     """Serve the REST API until SIGTERM or Ctrl-C; /docs explains it.
 
-    Without SIEIS_API_KEY it answers this machine only. With it, clients send the key in X-API-Key.
+    Without SIEIS_API_KEY it answers this machine only. With it, clients send the key in X-API-Key, or
+    sign in with it once (POST /api/v1/session).
     """
     # Asked to stop before the server is up: a clean end as well.
     signal.signal(signal.SIGTERM, _stop)

@@ -40,7 +40,9 @@ class Sessions:
     and another API key ends them all.
     """
 
-    def __init__(self, cache: Cache, key: SecretStr | None, hours: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, cache: Cache, key: SecretStr | None, hours: float, clock: Callable[[], float] = time.time
+    ) -> None:
         self._cache, self._key, self._seconds, self._clock = cache, key, hours * 3600, clock
 
     async def open(self) -> Opened:

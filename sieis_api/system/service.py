@@ -73,7 +73,9 @@ def _hot(stores: Stores) -> Component:
 def _redis(redis: RedisGuard) -> Component:
     if redis.up:
         return Component("ok", "answered last time")
-    return Component("down", "did not answer last time; each process of the API caches, counts and keeps sessions for itself")
+    return Component(
+        "down", "did not answer last time; each process of the API caches, counts and keeps sessions for itself"
+    )
 
 
 def _archive(stores: Stores) -> Component:

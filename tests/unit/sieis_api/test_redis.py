@@ -335,6 +335,30 @@ def test_what_is_deleted_while_redis_is_away_is_deleted_everywhere_when_it_is_ba
     asyncio.run(scenario())
 
 
+@pytest.mark.services
+def test_until_redis_has_deleted_it_nothing_deleted_is_answered_and_a_stop_makes_up_for_it(
+    redis: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sieis_api.redis_guard.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("sieis_api.cache.PAUSE_SECONDS", 3600)
+
+    async def scenario() -> None:
+        one, other = opened(redis.settings["SIEIS_REDIS_URL"]), opened(redis.settings["SIEIS_REDIS_URL"])
+        await one.set("key", b"value", 600)
+        await asyncio.to_thread(redis.kill)
+        try:
+            assert not await one.delete("key")
+        finally:
+            await asyncio.to_thread(redis.start)
+        assert await other.get("key") == b"value"
+        assert await one.get("key") is None
+        await one.close()
+        assert await other.get("key") is None
+        await other.close()
+
+    asyncio.run(scenario())
+
+
 def test_no_more_is_remembered_for_a_redis_that_is_away_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sieis_api.cache._MOST_OWED", 3)
 

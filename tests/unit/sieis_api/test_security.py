@@ -133,6 +133,8 @@ def test_the_key_is_told_to_nobody(keyed: Settings, keyed_client: TestClient, ca
         ("GET", "/metrics", 200),
         ("GET", "/nowhere", 404),
         ("DELETE", "/api/v1/sensors/latest", 405),
+        ("POST", "/api/v1/session", 409),
+        ("GET", "/api/v1/session", 200),
         ("GET", "/api/v1/sensors/x/latest", 422),
     ],
 )
