@@ -3,9 +3,6 @@
 Belongs here: assembly only. Not here: anything an endpoint does.
 """
 
-import base64
-import hashlib
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -13,15 +10,14 @@ from importlib import metadata
 from typing import Any, Final
 
 from fastapi import Depends, FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse
 
 from sieis_api import live
 from sieis_api.analytics.endpoints import router as analytics
 from sieis_api.cache import open_cache
 from sieis_api.coalesce import Coalesced
 from sieis_api.deps import Pool, State
+from sieis_api.docs_page import add_docs_page
 from sieis_api.errors import add_handlers, documented
 from sieis_api.metrics import ApiMetrics
 from sieis_api.middleware import RequestMiddleware
@@ -124,7 +120,7 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
         openapi_tags=_TAGS,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
-        docs_url=None,  # ours, below, with a content policy
+        docs_url=None,  # ours (docs_page.py), with a content policy
         redoc_url=None,
         redirect_slashes=False,  # a redirect would come without the envelope; there is one address for each thing
         telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics is ours
@@ -137,27 +133,5 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
     app.include_router(system, responses=documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN))
     app.include_router(session, responses=refused)
     app.include_router(metrics_router, responses=refused)
-    _add_docs(app)
+    add_docs_page(app)
     return app
-
-
-def _add_docs(app: FastAPI) -> None:
-    """Swagger UI at /docs. Its script comes from a CDN, so the page needs the internet; /openapi.json does not."""
-    page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title="SIEIS API",
-        swagger_favicon_url="data:,",
-        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True, "defaultModelsExpandDepth": 0},
-    )
-    inline = re.findall(r"<script>(.*?)</script>", bytes(page.body).decode(), re.DOTALL)
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline)
-    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
-    cdn = "https://cdn.jsdelivr.net"
-    page.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src {cdn} {hashes}; "
-        f"style-src {cdn} 'unsafe-inline'; frame-ancestors 'none'"
-    )
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return page

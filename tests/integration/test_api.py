@@ -174,6 +174,24 @@ def test_with_a_key_it_asks_for_it_and_never_logs_it(data_dir: Path) -> None:
     assert KEY not in output
 
 
+def test_a_session_is_good_on_the_real_server_and_told_to_no_log(data_dir: Path) -> None:
+    latest, session = "/api/v1/sensors/latest", "/api/v1/session"
+    with running(data_dir, SIEIS_API_KEY=KEY) as (process, address):
+        with httpx.Client(base_url=address, trust_env=False) as browser:
+            assert browser.get(latest).status_code == 401
+            opened = browser.post(session, headers={"X-API-Key": KEY})
+            token = browser.cookies["sieis_session"]
+            statuses = [opened.status_code, browser.get(latest).status_code]
+            statuses += [browser.delete(session, headers={"Origin": "http://127.0.0.1:1"}).status_code]
+            statuses += [browser.delete(session).status_code, browser.get(latest).status_code]
+        process.send_signal(signal.SIGTERM)
+        log, _ = process.communicate(timeout=30)
+    assert statuses == [201, 200, 403, 200, 401]
+    assert "session opened" in log
+    assert token not in log + opened.text
+    assert KEY not in log
+
+
 def test_it_refuses_to_start_for_everyone_without_a_key(data_dir: Path) -> None:
     outcome = start(data_dir, "--host", "0.0.0.0")
     assert outcome.returncode == 1

@@ -76,5 +76,21 @@ def test_the_docs_page_may_run_its_own_script_and_no_other(client: TestClient) -
     answer = client.get("/docs")
     policy = answer.headers["Content-Security-Policy"]
     assert "SwaggerUIBundle" in answer.text
-    assert re.search(r"script-src https://cdn\.jsdelivr\.net 'sha256-[A-Za-z0-9+/]{43}='", policy)
+    assert re.search(r"script-src 'self' 'sha256-[A-Za-z0-9+/]{43}=';", policy)
     assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
+
+
+def test_the_docs_page_needs_no_internet(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert "//" not in page.headers["content-security-policy"]
+    assert not [address for address in re.findall(r"(?:src|href)=\"([^\"]*)\"", page.text) if "//" in address]
+    files = re.findall(r"(?:src|href)=\"(/docs/[^\"]*\.(js|css))\"", page.text)
+    assert len(files) == 2
+    for file, media in files:
+        answer = client.get(file)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith({"js": "text/javascript", "css": "text/css"}[media])
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "max-age" in answer.headers["cache-control"]
+        assert len(answer.content) > 100_000
+    assert client.get("/docs/redoc.standalone.js").status_code == 404
