@@ -1,4 +1,4 @@
-"""Values that the API's processes share for a moment: in this process, or in Redis for all of them.
+"""Values that the API's processes share for a while: in this process, or in Redis for all of them.
 
 Belongs here: keeping bytes under a key until they expire. Not here: what is kept, nor who loads it (coalesce.py).
 """
