@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import obstore
 import polars as pl
 import pytest
 from deltalake import DeltaTable
@@ -27,6 +28,7 @@ from sieis_platform.stores.archive import (
     LedgerEntry,
 )
 from sieis_platform.stores.marts import MartError, MartUnavailableError
+from sieis_platform.stores.objects import object_store
 from sieis_platform.stores.open import open_archive, open_marts
 from sieis_platform.stores.s3 import (
     Bucket,
@@ -195,6 +197,24 @@ def test_what_is_appended_is_read_with_position_and_ledger(made: Server) -> None
     assert_frame_equal(found, frame, check_row_order=False)
     one = archive.scan(MIDNIGHT, MIDNIGHT + DAY_NS, [2]).collect()
     assert one.select("mote_id", "timestamp").rows() == [(2, MIDNIGHT + 1)]
+
+
+def test_a_table_kept_open_sees_the_commits_of_others_and_that_it_was_made_anew(made: Server) -> None:
+    archive = open_archive(made.settings)
+    for commits in (3, 2, 5):  # each time in place of the one before, with fewer commits or more
+        archive.create()
+        before = archive.files()
+        assert (before.version, before.all()) == (0, [])
+        for number in range(commits):
+            append(archive, rows([(commits, MIDNIGHT + number)], start=number), number or None)
+            assert archive.files().version == number + 1
+        with archive.reading():
+            assert set(archive.scan().collect()["mote_id"]) == {commits}
+        assert archive.files().table_id == before.table_id == str(archive.table().metadata().id)
+        store = object_store(archive.uri, storage_options(made.settings, archive.uri))
+        obstore.delete(store, [found["path"] for page in obstore.list(store) for found in page])
+    with pytest.raises(ArchiveError, match="there is no archive"):
+        archive.files()
 
 
 def test_racing_creators_make_it_once(made: Server) -> None:

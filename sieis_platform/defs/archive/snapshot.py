@@ -44,7 +44,7 @@ class Snapshot:
     def readings(self, window: Window) -> pl.DataFrame:
         """The readings of the window (READING_SCHEMA), one a key: the last wins. Ascending (mote_id, timestamp)."""
         with self._archive.reading():
-            return last_wins(self.rows(window)).select(READING_SCHEMA.names()).sort(*KEY).collect()
+            return last_wins(self.rows(window)).select(READING_SCHEMA.names()).collect()
 
     def readings_by_day(self, window: Window) -> dict[str, int]:
         """Readings (distinct keys) of each day of the window that has any, by its date as text."""
