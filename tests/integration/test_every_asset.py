@@ -23,6 +23,7 @@ from sieis_platform.defs.partitions import Window, today
 from sieis_platform.defs.stream.report import consumer_report
 from sieis_platform.settings import Settings
 from sieis_platform.state import NewAlert, State
+from sieis_platform.stores.archive import rows_by_day
 from sieis_platform.stores.hot import AGGREGATE_MARTS
 from sieis_platform.stores.open import open_archive, open_marts
 from sieis_platform.timeline import TimelineFile
@@ -127,7 +128,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     inbox = folder / "inbox"
     inbox.mkdir()
     file = write(folder / "readings.txt", 96)
-    with platform(folder / "var", data_file=file, inbox_dir=inbox, alert_cooldown_seconds=0) as one:
+    cold = {"archive_cold_uri": str(folder / "cold"), "archive_cold_after_days": 2}  # four days of history move
+    with platform(folder / "var", data_file=file, inbox_dir=inbox, alert_cooldown_seconds=0, **cold) as one:
         incarnation = one.start_broker()
         sender = Sender(one.settings)
         for number, value in enumerate(POISON):
@@ -157,11 +159,12 @@ def _every_job(made: Installation) -> set[str]:
     for replace in (False, True):  # the second puts the data set's rows in place of those of the inbox
         assert made.backfill(history.first, history.last, replace=replace).success
     days = {"refresh_and_train": Window(day(6), today()), "refresh": Window(day(6), today()), "close_day": history}
-    others = ("observe_archive", "compact_open_day", "retention", "rebuild_hot_store", "build_data_docs", "vacuum")
-    for job in (*days, *others, "delete_old_runs"):
+    care = ("compact_open_day", "move_cold", "retention")
+    others = ("observe_archive", "rebuild_hot_store", "build_data_docs", "vacuum", "delete_old_runs")
+    for job in (*days, *care, *others):
         made.run(job, days.get(job))
     made.run("__ASSET_JOB", None, "run_history")
-    return {load_inbox.name, *days, *others, "delete_old_runs"}
+    return {load_inbox.name, *days, *care, *others}
 
 
 def _all_of_it(settings: Settings, instance: dg.DagsterInstance) -> Installation:
@@ -225,6 +228,19 @@ def test_what_need_not_be_told_is_not_told_by_any_event(ran: Ran) -> None:
         for event in _events(ran.derived.instance, dg.AssetKey(name)).values():
             for what in exceptions:
                 assert not TELLS[what] & event.metadata.keys(), (name, what)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_oldest_days_are_cold_and_no_event_misses_them(ran: Ran) -> None:
+    archive = open_archive(ran.derived.settings)
+    days = [str(one) for one in archive.rows_by_day(archive.files())]
+    cold = archive.cold_files(archive.files())
+    assert cold is not None
+    assert [str(one) for one in rows_by_day(cold)] == days[:4]
+    for name in ("archive", "archive_cold_days", "archive_vacuum"):
+        for event in _events(ran.derived.instance, dg.AssetKey(name)).values():
+            assert event.metadata["first_day"].value == days[0]
 
 
 @pytest.mark.slow

@@ -166,7 +166,8 @@ def archive_cold_days(context: dg.AssetExecutionContext, platform: PlatformResou
     days = rows = superseded = 0
     with dagster_failures():
         archive = platform.archive()
-        for day in movable_days(archive, last_expired(today(), settings.archive_cold_after_days)):
+        last = last_expired(today(), settings.archive_cold_after_days)
+        for day in movable_days(archive, last) if settings.archive_cold_uri else []:
             done = move_day(archive, day)
             days, rows, superseded = days + done.days, rows + done.rows, superseded + done.superseded
             context.log.info("%s: %d rows moved", day, done.rows)

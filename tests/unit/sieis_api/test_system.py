@@ -1,5 +1,6 @@
 """Health and metrics."""
 
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -8,6 +9,9 @@ from fastapi.testclient import TestClient
 from sieis_api.envelope import Envelope
 from sieis_api.system.schemas import Health, HealthDownEnvelope
 from sieis_platform.settings import Settings
+from sieis_platform.stores.open import open_archive
+from sieis_platform.stores.tiers import move_day
+from tests.unit.sieis_api.conftest import archive_rows, readings
 
 HEALTH = "/api/v1/health"
 
@@ -62,6 +66,32 @@ def test_a_broken_archive_or_mart_is_degraded_with_200(
     down = {name for name, part in health.components.items() if part.status == "down"}
     assert down == {"archive", "anomalies"}
     assert str(tmp_path) not in answer.text
+
+
+def test_moved_days_are_answered_as_before_and_without_the_setting_the_archive_is_down(
+    tmp_path, settings_of: Callable[..., Settings], client_for: Callable[..., TestClient]
+) -> None:
+    settings = settings_of(tmp_path)
+    day_ns = 86_400 * 10**9
+    start = time.time_ns() // day_ns * day_ns - 50 * day_ns
+    archive_rows(settings, readings([1, 2], start + day_ns - 1, 100))
+    old = {"start": "1970-01-01T00:00:00Z", "end": "2100-01-01T00:00:00Z", "limit": 1000}
+    with client_for(settings) as client:
+        before = client.get("/api/v1/sensors/readings", params=old).json()["data"]
+        hour = client.get("/api/v1/sensors/readings").json()["data"]  # the last one of all readings there are
+    assert before["count"] == 200
+    assert hour["count"] > 0
+    settings = settings.changed(archive_cold_uri=str(tmp_path / "cold"))
+    archive = open_archive(settings)
+    for day in archive.rows_by_day(archive.files()):
+        move_day(archive, day)
+    with client_for(settings) as client:
+        assert client.get("/api/v1/sensors/readings", params=old).json()["data"] == before
+        assert client.get("/api/v1/sensors/readings").json()["data"] == hour
+        assert client.get(HEALTH).json()["data"]["components"]["archive"]["status"] == "ok"
+    with client_for(settings.changed(archive_cold_uri="")) as client:
+        assert client.get("/api/v1/sensors/readings", params=old).status_code == HTTPStatus.SERVICE_UNAVAILABLE
+        assert client.get(HEALTH).json()["data"]["components"]["archive"]["status"] == "down"
 
 
 def test_metrics_count_by_template_and_status(installation, client_for: Callable[..., TestClient]) -> None:
