@@ -19,6 +19,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE
 
 # Workers of the test run: four on two cores, since the slowest tests wait (for groups to form, for processes to die).
+# A worker that dies ends the run: a new one in its place would wait for ever for the dead one's files (pytest-xdist 3).
 # One thread each for Polars and OpenMP: four workers of two threads on two cores cost a tenth more.
 WORKERS ?= 4
 # Each starts servers of its own; more of them than cores would make the servers' answers late.
@@ -59,12 +60,12 @@ services-status: $(READY) ## how each of them is
 	$(BIN)/python -m tools.services status $(ARGS)
 
 test: $(READY) ## the tests that need no server (ARGS='-k name' for some; SIEIS_TEST_ROUNDS=20 for longer drills)
-	POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not services and not slow' $(ARGS)
+	POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'not services and not slow' $(ARGS)
 
 # Installed first: a build of minutes is no part of a test's time.
 test-services: $(READY) ## the tests on real servers (installed first where they are missing), and the slow ones
 	$(BIN)/python -m tools.services install
-	$(BIN)/pytest -q -n $(SERVICE_WORKERS) --dist loadfile --no-loadscope-reorder -m 'services or slow' $(ARGS)
+	$(BIN)/pytest -q -n $(SERVICE_WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'services or slow' $(ARGS)
 
 check: $(READY) $(UV) ## lint, format, types, layers, lock file
 	@failed=''; \

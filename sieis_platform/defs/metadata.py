@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import dagster as dg
 import polars as pl
+import polars.selectors as cs
 
 OWNERS: Final = ["team:sieis"]
 _PREVIEW_ROWS: Final = 5
@@ -122,13 +123,15 @@ def moment(seconds: float | None) -> str:
 
 
 def markdown(frame: pl.DataFrame) -> str:
-    """All rows of a small frame as a table in Markdown, numbers to three decimals."""
-    with pl.Config(
-        tbl_formatting="ASCII_MARKDOWN",
-        tbl_hide_column_data_types=True,
-        tbl_hide_dataframe_shape=True,
-        tbl_cols=-1,
-        tbl_width_chars=10_000,
-        float_precision=3,
-    ):
-        return str(frame)
+    """All rows of a small frame as a table in Markdown, numbers to three decimals.
+
+    Not Polars' own (`pl.Config(tbl_formatting=…)`): it is set through the environment, and an environment that changes
+    while deltalake's threads read it (C's getenv) ended a process now and then. It also shortens rows and texts.
+    """
+    cells = frame.with_columns(cs.float().round(3)).iter_rows()
+    rows = [frame.columns, ["---"] * frame.width, *cells]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in rows)
+
+
+def _cell(value: object) -> str:
+    return "null" if value is None else str(value).replace("|", "\\|").replace("\n", " ")

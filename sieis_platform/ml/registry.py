@@ -173,15 +173,11 @@ class Registry:
     def _client(self) -> "Iterator[MlflowClient]":
         silence()
         import mlflow  # noqa: PLC0415
-        from mlflow import environment_variables as switches  # noqa: PLC0415
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
-        # Progress bars, the steps of a database migration, and a copy of this project's lock file in every model.
+        # The steps of a database migration, and much else.
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        switches.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
-        switches.MLFLOW_UV_AUTO_DETECT.set(False)
-        switches.MLFLOW_LOG_UV_FILES.set(False)
         if self._database:
             try:
                 self._database.parent.mkdir(parents=True, exist_ok=True)
