@@ -5,15 +5,16 @@ Belongs here: that comparison, interleaved in one run (docs/decisions/016). Not 
 
 import asyncio
 import io
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from typing import Final
 
+import aiohttp
 import anyio
 import anyio.to_thread
-import httpx
 import numpy as np
 import polars as pl
 
@@ -80,18 +81,23 @@ async def _threads(client: InfluxClient) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def _asynchronous(address: str, org: str, token: str) -> AsyncIterator[Ask]:
-    """The same requests by an asynchronous client with as many connections; answers are parsed where they arrive."""
-    limits = httpx.Limits(max_connections=RECENT_AT_ONCE, max_keepalive_connections=RECENT_AT_ONCE)
+    """The same requests by an asynchronous client with as many connections; a thread a core parses the answers."""
     headers = {"Authorization": f"Token {token}"}
-    async with httpx.AsyncClient(base_url=address, headers=headers, timeout=60, limits=limits, trust_env=False) as http:
+    limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
+    pool = aiohttp.TCPConnector(limit=RECENT_AT_ONCE)
+    async with aiohttp.ClientSession(address, headers=headers, connector=pool) as http:
 
         async def ask(flux: str) -> pl.DataFrame:
             body = {"query": flux, "type": "flux", "dialect": {"header": True, "annotations": []}}
-            answer = await http.post("/api/v2/query", params={"org": org}, json=body)
-            text = answer.raise_for_status().content
-            return pl.read_csv(io.BytesIO(text), columns=list(_SCHEMA), schema_overrides=_SCHEMA)
+            async with http.post("/api/v2/query", params={"org": org}, json=body, raise_for_status=True) as answer:
+                text = await answer.read()
+            return await anyio.to_thread.run_sync(_parsed, text, limiter=limiter)
 
         yield ask
+
+
+def _parsed(text: bytes) -> pl.DataFrame:
+    return pl.read_csv(io.BytesIO(text), columns=list(_SCHEMA), schema_overrides=_SCHEMA)
 
 
 async def _measured(
