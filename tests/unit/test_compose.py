@@ -20,6 +20,7 @@ from sieis_cli.main import app
 from sieis_platform.settings import Settings
 from sieis_ui.config import UiSettings
 from tools.services import docker
+from tools.services.servers import SERVERS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -196,6 +197,12 @@ def test_every_service_is_pinned_watched_and_started_again(name: str) -> None:
     else:
         assert service["restart"] == "unless-stopped"
         assert service["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", ["kafka", "influxdb"])
+def test_the_servers_are_those_that_the_drills_ran_against(name: str) -> None:
+    """MinIO has no image of its last version; of Redis and PostgreSQL any version does."""
+    assert SERVICES[name]["image"].partition(":")[2] == SERVERS[name].version
 
 
 def test_whoever_is_waited_for_says_when_it_is_ready() -> None:
