@@ -56,8 +56,12 @@ def labels(layer: Literal["raw", "derived", "model", "operations"], store: str) 
     return {"layer": layer, "store": store}
 
 
+#: Metadata of one partition: its rows. Dagster's own name, as `dagster/row_count` is of the whole table.
+PARTITION_ROWS: Final = "dagster/partition_row_count"
+
+
 def written(
-    rows: int,
+    table_rows: int,
     preview: pl.DataFrame,
     *,
     mart_version: int,
@@ -68,16 +72,23 @@ def written(
 ) -> dict[str, dg.MetadataValue]:
     """Metadata of one materialization: what was written, from which version of the archive, and its first rows.
 
-    `preview`: the rows written, with `time_column` in Unix ns. `plot`: markdown (defs/plot.py).
+    `table_rows`: all rows of the mart with it. `preview`: the rows written, with `time_column` in Unix ns. `plot`:
+    markdown (defs/plot.py).
     """
     entries = {
-        **kept(rows, preview, mart_version=mart_version, times=times_of(preview, time_column)),
+        **kept(table_rows, preview, mart_version=mart_version, times=times_of(preview, time_column)),
+        "rows_written": dg.MetadataValue.int(preview.height),
         "archive_version": dg.MetadataValue.int(archive_version),
         "archive_table": dg.MetadataValue.text(archive_table),
     }
     if plot:
         entries["plot"] = dg.MetadataValue.md(plot)
     return entries
+
+
+def rows_by_day(frame: pl.DataFrame) -> dict[str, int]:
+    """Rows of each value of `date` that has any."""
+    return dict(frame.group_by("date").len().iter_rows())
 
 
 #: First and last moment of a table, Unix ns; None without rows.

@@ -160,10 +160,17 @@ def test_every_asset_tells_rows_version_and_time_and_shows_some(real: Settings, 
                 metadata = observation.metadata
                 expected = {"version", "positions", "first_day", "last_day"}
             assert expected | {"dagster/row_count", "preview"} <= metadata.keys(), key
-        for mart in ("daily_aggregates", "hourly_aggregates"):
+        for mart in PARTITIONED:
+            rows = _mart(real, mart)
             event = instance.get_latest_materialization_event(dg.AssetKey(mart))
             assert event is not None
             assert event.asset_materialization is not None
+            metadata = event.asset_materialization.metadata
+            assert metadata["dagster/row_count"].value == rows.height
+            of_day = rows.filter(pl.col("date") == event.asset_materialization.partition).height
+            assert metadata["dagster/partition_row_count"].value == of_day
+            if mart == "anomalies":
+                continue
             plot = str(event.asset_materialization.metadata["plot"].value)
             svg = base64.b64decode(plot.split("base64,")[1].rstrip(")")).decode()
             assert "mean temperature" in plot

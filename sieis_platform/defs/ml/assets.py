@@ -13,7 +13,16 @@ import polars as pl
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, same_columns, written
+from sieis_platform.defs.metadata import (
+    OWNERS,
+    PARTITION_ROWS,
+    columns,
+    labels,
+    lineage,
+    rows_by_day,
+    same_columns,
+    written,
+)
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
@@ -171,12 +180,17 @@ def anomalies_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
                 )
                 frames.append(flagged.select(ANOMALY_SCHEMA.names()))
             found = pl.concat(frames)
-            version = platform.marts().replace_days(ANOMALIES.to_user_string(), found, window.first, window.last)
+            marts = platform.marts()
+            version = marts.replace_days(ANOMALIES.to_user_string(), found, window.first, window.last)
+            table_rows = marts.info(ANOMALIES.to_user_string()).rows
+        rows = rows_by_day(found)
+        for day in window.keys:
+            context.add_asset_metadata({PARTITION_ROWS: rows.get(day, 0)}, partition_key=day)
         context.log.info("%d of %d readings flagged", found.height, scored)
         return dg.MaterializeResult(
             metadata={
                 **written(
-                    found.height,
+                    table_rows,
                     found,
                     mart_version=version,
                     archive_version=archive.version,

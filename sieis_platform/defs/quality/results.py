@@ -78,8 +78,8 @@ class Judgement:
         version = marts.merge(name, rows, RESULTS_KEY)
         shown = rows.select("judged_at", "asset", "check_name", "passed", "severity", "text")
         times = (self._judged_at, self._judged_at)
-        told = kept(rows.height, shown, mart_version=version, times=times)
-        return dg.AssetObservation(RESULTS, metadata={**told, **RESULTS_LINEAGE, "rows_kept": marts.info(name).rows})
+        told = kept(marts.info(name).rows, shown, mart_version=version, times=times)
+        return dg.AssetObservation(RESULTS, metadata={**told, **RESULTS_LINEAGE, "rows_written": rows.height})
 
     def results(self, **metadata: dg.MetadataValue) -> Iterator[dg.AssetCheckResult]:
         """The result of each check, over all the days."""

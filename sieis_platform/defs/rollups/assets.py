@@ -15,7 +15,7 @@ from sieis_platform.defs import plot
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.snapshot import DATE, Snapshot
 from sieis_platform.defs.failures import dagster_failures
-from sieis_platform.defs.metadata import OWNERS, columns, labels, lineage, written
+from sieis_platform.defs.metadata import OWNERS, PARTITION_ROWS, columns, labels, lineage, rows_by_day, written
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.reading import FIELDS
@@ -113,19 +113,21 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
         window = Window.of_keys(context.partition_key_range)
         crash.arm(platform.settings().crash_at)
         with dagster_failures():
-            archive = Snapshot.of(platform.archive())
-            aggregates, counts, version = roll_up(archive, platform.marts(), period, window)
+            archive, marts = Snapshot.of(platform.archive()), platform.marts()
+            aggregates, counts, version = roll_up(archive, marts, period, window)
             with platform.hot() as hot:
                 show(hot, aggregates, period, window)
             crash.point("rollup.after_hot")
+            table_rows = marts.info(MARTS[period]).rows
+        rows = rows_by_day(aggregates)
         for day, count in counts.items():
             # The check counts again at this version of the archive; once that is gone, this is what it compares with.
-            context.add_asset_metadata({READINGS: count}, partition_key=day)
+            context.add_asset_metadata({READINGS: count, PARTITION_ROWS: rows.get(day, 0)}, partition_key=day)
         context.log.info("%d rows for %s to %s", aggregates.height, window.first, window.last)
         return dg.MaterializeResult(
             metadata={
                 **written(
-                    aggregates.height,
+                    table_rows,
                     aggregates,
                     mart_version=version,
                     archive_version=archive.version,
