@@ -30,6 +30,10 @@ FEATURES: Final = (
 `*_delta`: distance from the mote's own median in robust deviations. `*_rate`: change a minute since the mote's reading
 before. `*_noise`: mean change between neighbours over the last ten readings. `*_peers`: distance from the building's
 median of the same ten minutes, beyond the mote's usual one. Rates, noise and peers are in the units of the quantity.
+
+A day's first readings, which have none or few before them, take rate and noise from those that follow: the mean of two
+changes is often far out. What cannot be told is 0, not strange: a forest that meets a missing value in one of a
+thousand readings learns to take that itself for strange.
 """
 
 BASELINE_SCHEMA: Final = pl.Schema(
@@ -81,7 +85,7 @@ def baseline(readings: pl.DataFrame) -> pl.DataFrame:
 
 
 def features(readings: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
-    """Feature frame (FEATURES as Float32, null where a value is missing), one row a reading, in the order given.
+    """Feature frame (FEATURES as Float32, 0 where a value is missing), one row a reading, in the order given.
 
     `readings`: READING_SCHEMA. Nothing looks across midnight (UTC), so a day's features are the same whether the day is
     taken alone or in a range.
@@ -94,24 +98,27 @@ def features(readings: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
         .with_columns((pl.col("timestamp") // DAY_NS).alias("_day"))
         .sort("mote_id", "timestamp")
     )
-    minutes = (pl.col("timestamp").diff() / _MINUTE_NS).over(_SERIES)
+    minutes = pl.col("timestamp").diff() / _MINUTE_NS
     columns = [
         ((_value(field) - pl.col(f"{field}_median")) / pl.col(f"{field}_spread")).alias(f"{field}_delta")
         for field in FIELDS
     ]
     for field in _PEERED:
-        change = pl.col(field).diff().over(_SERIES).abs()
+        change = pl.col(field).diff().abs()
+        rate = change / pl.max_horizontal(minutes, _SHORTEST_MINUTES)
+        noise = change.rolling_mean(_NOISE_READINGS, min_samples=2)
         columns += [
-            (change / pl.max_horizontal(minutes, _SHORTEST_MINUTES)).alias(f"{field}_rate"),
-            pl.col(field)
-            .diff()
-            .abs()
-            .rolling_mean(_NOISE_READINGS, min_samples=2)
-            .over(_SERIES)
-            .alias(f"{field}_noise"),
+            _from(1, rate).over(_SERIES).alias(f"{field}_rate"),
+            _from(_NOISE_READINGS, noise).over(_SERIES).alias(f"{field}_noise"),
             (pl.col(f"_{field}_apart") - pl.col(f"{field}_offset").fill_null(0.0)).alias(f"{field}_peers"),
         ]
-    return frame.with_columns(columns).sort("_row").select(pl.col(name).abs().cast(pl.Float32) for name in FEATURES)
+    found = frame.with_columns(columns).sort("_row")
+    return found.select(pl.col(name).abs().fill_null(0.0).cast(pl.Float32) for name in FEATURES)
+
+
+def _from(row: int, values: pl.Expr) -> pl.Expr:
+    """`values` of a series, its first `row` replaced by the one after them (in a shorter series by its last)."""
+    return pl.when(pl.int_range(pl.len()) < row).then(values.head(row + 1).last()).otherwise(values)
 
 
 def _value(field: str) -> pl.Expr:

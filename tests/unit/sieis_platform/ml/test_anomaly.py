@@ -48,11 +48,11 @@ def _share(flags: pl.Series, where: pl.Series) -> float:
     return float(flags.filter(where).mean())  # pyright: ignore[reportArgumentType]
 
 
-# Measured 100%, 1.3% and, without the week in the training, 2.4%: the bounds leave room for library versions only.
+# Measured 99.2%, 1.3% and, without the week in the training, 2.4%: the bounds leave room for library versions only.
 def test_the_plateau_of_dying_batteries_is_flagged(model: AnomalyModel, real_readings: pl.DataFrame) -> None:
     plateau = (real_readings["temperature"] - 122.153).abs() < 1e-3
     assert plateau.sum() == 43_927
-    assert _share(_flagged(model, real_readings), plateau) > 0.99
+    assert _share(_flagged(model, real_readings), plateau) > 0.985
 
 
 def test_the_clean_week_is_not(model: AnomalyModel, real_readings: pl.DataFrame) -> None:
@@ -66,11 +66,11 @@ def test_a_model_that_never_saw_the_clean_week_does_not_flag_it_either(real_read
     assert float(_flagged(unseen, week).mean()) < 0.04  # pyright: ignore[reportArgumentType]
 
 
-# Least share found over the six motes, measured: 1.00, 0.90, 0.30, 1.00, 1.00. A constant bias of 10 °C in one quantity
+# Least share found over the six motes, measured: 1.00, 0.97, 0.57, 1.00, 1.00. A constant bias of 10 °C in one quantity
 # is the hardest for a model of single readings: neither rate nor noise sees it, and some motes' spread reaches as far.
 @pytest.mark.parametrize(
     ("kind", "least"),
-    [("random", 0.99), ("malfunction", 0.85), ("bias", 0.2), ("drift", 0.95), ("polydrift", 0.95)],
+    [("random", 0.99), ("malfunction", 0.95), ("bias", 0.5), ("drift", 0.95), ("polydrift", 0.95)],
 )
 def test_labelled_faults_are_found(model: AnomalyModel, real_data: Path, kind: str, least: float) -> None:
     for mote in MOTES:
@@ -128,7 +128,27 @@ def test_features_stop_at_midnight() -> None:
     readings = pl.DataFrame(rows, schema=READING_SCHEMA, orient="row")
     frame = features(readings, baseline(readings))
     assert frame.columns == list(FEATURES)
-    assert frame["temperature_rate"].to_list() == [None, None]
+    assert frame["temperature_rate"].to_list() == [0, 0]
+
+
+def test_a_days_first_readings_take_rate_and_noise_of_those_that_follow() -> None:
+    steps = [20.0, 23.0, *(20.0 + 0.1 * (i % 2) for i in range(20))]
+    rows = [(1, DAY_NS + i * 30_000_000_000, value, None, 1.0, 2.7) for i, value in enumerate(steps)]
+    readings = pl.DataFrame(rows, schema=READING_SCHEMA, orient="row")
+    frame = features(readings, baseline(readings))
+    rates, noise = frame["temperature_rate"], frame["temperature_noise"]
+    assert rates[0] == rates[1] == pytest.approx(6.0, rel=1e-5)  # 3 °C in half a minute
+    assert noise[:11].n_unique() == 1
+    assert noise[10] == pytest.approx((3 + 3 + 8 * 0.1) / 10, rel=1e-5)
+    assert noise[12] == pytest.approx(0.1, rel=1e-5)
+    assert frame["humidity_noise"].to_list() == [0] * len(steps)
+
+
+def test_a_days_first_readings_are_no_stranger_than_others(model: AnomalyModel, real_readings: pl.DataFrame) -> None:
+    week = real_readings.filter(CLEAN_WEEK)
+    of_day = pl.int_range(pl.len()).over("mote_id", DATE, order_by="timestamp")
+    flags = _flagged(model, week)
+    assert _share(flags, week.select(of_day < 10).to_series()) < 0.02
 
 
 def test_the_baseline_of_a_steady_mote_has_a_spread_that_noise_fits_in() -> None:
