@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
+import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -112,15 +113,25 @@ def down() -> None:
     if state is None:
         console.print("nothing is running")
         return
-    with contextlib.suppress(ProcessLookupError):
-        if is_held(settings):
-            os.kill(state.pid, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_SECONDS
-    while is_held(settings) and time.monotonic() < deadline:
-        time.sleep(_LOOK_SECONDS)
+    if is_held(settings):
+        _end(state.pid)
     swept = _sweep(state.run)
     _state_file(settings).unlink(missing_ok=True)
     console.print("stopped" + (f"; ended {swept} processes that were left behind" if swept else ""))
+
+
+def _end(pid: int) -> None:
+    """SIGTERM, and wait until the process is gone: a supervisor lets go of the folder a moment before.
+
+    One that takes longer than it may is left to the sweep.
+    """
+    deadline = time.monotonic() + _STOP_SECONDS
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.terminate()
+        # What its parent has not asked for yet is gone as well, but not for psutil's own wait.
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
 
 
 # -- running -------------------------------------------------------------------------------------------------------
