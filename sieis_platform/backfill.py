@@ -136,7 +136,7 @@ class Backfill:
     def _add_missing(
         self, rows: pl.DataFrame, facts: Profile, days: Scope, summary: BackfillSummary, *, by_position: bool
     ) -> None:
-        app, counter = app_of(facts), backfill_app(facts)
+        app, counter = app_of(facts.fingerprint), backfill_app(facts.fingerprint)
         for _ in range(_ROUNDS):
             table = self._archive.table()
             at, count = self._archive.position(app, table), self._archive.position(counter, table)
@@ -166,32 +166,34 @@ class Backfill:
         self, rows: pl.DataFrame, facts: Profile, days: Scope, table: DeltaTable, *, by_position: bool
     ) -> pl.DataFrame:
         stored = self._archive.scan_table(table, days.first, days.last).filter(days.rows())
-        rows = rows.join(self._corrected(), on=KEY, how="anti", maintain_order="left")
+        rows = rows.join(self._corrected(table), on=KEY, how="anti", maintain_order="left")
         if by_position:
-            known = stored.filter(pl.col("source") == source_of(facts)).select("source_offset")
+            known = stored.filter(pl.col("source") == source_of(facts.fingerprint)).select("source_offset")
             on = ["source_offset"]
         else:
             known, on = stored.select(KEY), list(KEY)
         with self._archive.reading():
             return rows.join(known.collect(), on=on, how="anti", maintain_order="left")
 
-    def _corrected(self) -> pl.DataFrame:
+    def _corrected(self, table: DeltaTable) -> pl.DataFrame:
         """The keys that corrections in force concern."""
-        return self._images.in_force(self._archive).select(KEY).unique()
+        return self._images.in_force(self._archive, table).select(KEY).unique().sort(KEY)
 
     def _replace(self, rows: pl.DataFrame, facts: Profile, days: Scope, summary: BackfillSummary) -> None:
         """Every row of the file is there by now: give them the file's values and take out all others.
 
         What stands under a correction stays as it was corrected, whoever wrote it.
         """
-        corrected = self._corrected()
-        wanted = rows.join(corrected, on=KEY, how="anti").select("source_offset", *FIELDS)
-        mine = pl.col("source") == source_of(facts)
+        wanted = rows.select("source_offset", *FIELDS)
+        mine = pl.col("source") == source_of(facts.fingerprint)
 
         def change(held: pl.DataFrame) -> pl.DataFrame:
+            # Newer than `held`, perhaps: a correction made since then makes the commit fail, and this is called again.
+            corrected = self._corrected(self._archive.table())
             kept = held.join(corrected, on=KEY, how="semi")
             new = (
                 held.filter(mine)
+                .join(corrected, on=KEY, how="anti")
                 .drop(FIELDS)
                 .join(wanted, on="source_offset", how="inner")
                 .with_columns(
@@ -206,11 +208,22 @@ class Backfill:
             summary.removed += done.removed.height
             summary.changed += done.changed.height
         crash.point("backfill.before_hot")
+        summary.rows_hot += self._follow(days)
+
+    def _follow(self, days: Scope) -> int:
+        """Make the hot store agree with the archive; how many readings were written to it.
+
+        Again where a correction was made meanwhile: what was read before it must not be the last that is written.
+        """
         start_ns, end_ns = _bounds(days)
-        with self._archive.reading():
-            now = self._archive.scan(start_ns, end_ns).select(READING_SCHEMA.names()).collect()
-        self._hot.delete_readings(start_ns, end_ns)
-        summary.rows_hot += self._hot.write_readings(now).written
+        while True:
+            corrected = self._corrected(self._archive.table())
+            with self._archive.reading():
+                now = self._archive.scan(start_ns, end_ns).select(READING_SCHEMA.names()).collect()
+            self._hot.delete_readings(start_ns, end_ns)
+            written = self._hot.write_readings(now).written
+            if corrected.equals(self._corrected(self._archive.table())):
+                return written
 
 
 _FILE_SCHEMA: Final = pl.Schema({name: kind for name, kind in ROW_SCHEMA.items() if name != "ingested_at"})

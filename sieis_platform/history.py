@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
 
 import polars as pl
 
 from sieis_platform import crash
+from sieis_platform.already_stored import AlreadyStored, said_by_others
 from sieis_platform.analysis.duplicates import DuplicateWindow
 from sieis_platform.errors import FatalError
-from sieis_platform.reading import KEY, READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.sources.chosen import remember
 from sieis_platform.sources.grammar import Batch, RejectReason
@@ -26,7 +25,6 @@ from sieis_platform.sources.profiles import Profile, profile
 from sieis_platform.sources.rejects import RejectsFile
 from sieis_platform.sources.stream import Unchanged
 from sieis_platform.stores.archive import Archive, Commit, FenceError, LedgerEntry
-from sieis_platform.stores.corrected import CorrectionImages
 from sieis_platform.stores.hot import HotStore, WriteOutcome
 from sieis_platform.stores.open import open_marts
 from sieis_platform.timeline import DAY_NS, Timeline, TimelineFile
@@ -79,20 +77,21 @@ class Prepared:
     skipped: Counter[str]
     duplicates: int
 
-    def without(self, known: pl.DataFrame) -> "Prepared":
-        """Less the rows that a backfill has put in place: at the same position, or a later one of the same key.
+    def without(self, stored: AlreadyStored) -> "Prepared":
+        """Less the rows that a backfill has put in place, and the readings that were corrected."""
+        new = self._skip(stored.there(self.rows), "already_backfilled")
+        return new._skip(stored.taken_away(new.rows), "corrected")
 
-        `known`: KEY and source_offset of this file's rows.
-        """
-        if known.is_empty() or self.rows.is_empty():
+    def without_repeats(self, archive: Archive, source: str) -> "Prepared":
+        """Less the rows that say what the archive says already; they count as duplicates."""
+        repeated = said_by_others(archive, self.rows, source)
+        return replace(self, rows=self.rows.filter(~repeated), duplicates=self.duplicates + int(repeated.sum()))
+
+    def _skip(self, which: pl.Series, reason: str) -> "Prepared":
+        if not which.any():
             return self
-        latest = known.group_by(KEY).agg(pl.col("source_offset").max().alias("_stored"))
-        stored = self.rows.select(*KEY, "source_offset").join(latest, on=KEY, how="left", maintain_order="left")
-        there = stored.select((pl.col("_stored") >= pl.col("source_offset")).fill_null(value=False)).to_series()
-        if not there.any():
-            return self
-        skipped = self.skipped + Counter({"already_backfilled": int(there.sum())})
-        return replace(self, rows=self.rows.filter(~there), skipped=skipped)
+        skipped = self.skipped + Counter({reason: int(which.sum())})
+        return replace(self, rows=self.rows.filter(~which), skipped=skipped)
 
 
 class Preparer:
@@ -119,7 +118,7 @@ class Preparer:
             skipped["on_or_after_the_anchor_date"] = live.height
             rows = rows.filter(pl.col("timestamp") < live_from_ns)
         rows = rows.drop("dataset_timestamp").with_columns(
-            pl.lit(source_of(self._facts)).alias("source"), pl.lit(0, pl.Int32).alias("source_partition")
+            pl.lit(source_of(self._facts.fingerprint)).alias("source"), pl.lit(0, pl.Int32).alias("source_partition")
         )
         stored, window = self._window.split(rows)
         self._window.remember(window)
@@ -154,7 +153,7 @@ class HistoricalLoad:
         unchanged.check()
         timeline = TimelineFile.of(self._settings).fix(self._settings, facts.first_day, facts.days)
         self._archive.create()
-        position = self._archive.position(app_of(facts))
+        position = self._archive.position(app_of(facts.fingerprint))
         summary = LoadSummary(str(path), facts.fingerprint, resumed_at_byte=position or 0)
         rejected, skipped = Counter[str](), Counter[str]()
         if (position or 0) < facts.end_offset:
@@ -175,7 +174,7 @@ class HistoricalLoad:
     ) -> Iterator["_Written"]:
         """Write batch after batch; while the archive commits one, the hot store already takes the next."""
         preparer = Preparer(self._settings, timeline, facts)
-        backfilled = Backfilled.now(self._settings, self._archive, facts, position or 0)
+        known = self._known(facts, position)
         with ThreadPoolExecutor(1, thread_name_prefix="hot") as hot_thread:
             waiting: tuple[Prepared, Future[WriteOutcome]] | None = None
             batches = read_batches(
@@ -185,17 +184,28 @@ class HistoricalLoad:
                 batch_rows=self._settings.load_batch_rows,
             )
             for batch in batches:
-                prepared = preparer.prepare(batch).without(backfilled.known)
+                prepared = (
+                    preparer.prepare(batch).without(known).without_repeats(self._archive, source_of(facts.fingerprint))
+                )
                 future = hot_thread.submit(self._write_hot, prepared.rows)
                 if waiting is not None:
                     file.check()
-                    done, backfilled = self._finish(*waiting, facts=facts, position=position, by=backfilled, kept=kept)
+                    done, known = self._finish(*waiting, facts=facts, position=position, known=known, kept=kept)
                     yield done
                     position = done.prepared.batch.end_offset
                 waiting = (prepared, future)
             if waiting is not None:
                 file.check()
-                yield self._finish(*waiting, facts=facts, position=position, by=backfilled, kept=kept)[0]
+                yield self._finish(*waiting, facts=facts, position=position, known=known, kept=kept)[0]
+
+    def _known(self, facts: Profile, position: int | None) -> AlreadyStored:
+        return AlreadyStored.now(
+            self._archive,
+            open_marts(self._settings),
+            source=source_of(facts.fingerprint),
+            backfills=backfill_app(facts.fingerprint),
+            position=position or 0,
+        )
 
     def _write_hot(self, rows: pl.DataFrame) -> WriteOutcome:
         crash.point("load.before_hot")
@@ -210,15 +220,15 @@ class HistoricalLoad:
         *,
         facts: Profile,
         position: int | None,
-        by: "Backfilled",
+        known: AlreadyStored,
         kept: RejectsFile,
-    ) -> "tuple[_Written, Backfilled]":
+    ) -> "tuple[_Written, AlreadyStored]":
         outcome = future.result()
-        app, batch = app_of(facts), prepared.batch
+        app, batch = app_of(facts.fingerprint), prepared.batch
         if prepared.rejects.height:
             kept.add(prepared.rejects)
         while True:
-            prepared = prepared.without(by.known)
+            prepared = prepared.without(known)
             entry = LedgerEntry(
                 app=app,
                 start=position or 0,
@@ -230,7 +240,9 @@ class HistoricalLoad:
             )
             crash.point("load.before_commit")
             try:
-                self._archive.append(Commit(prepared.rows, [entry], {app: position, backfill_app(facts): by.counter}))
+                self._archive.append(
+                    Commit(prepared.rows, [entry], {app: position, backfill_app(facts.fingerprint): known.counter})
+                )
             except FenceError as error:
                 if error.app_id == app:
                     if (error.found or 0) != (position or 0):
@@ -239,10 +251,10 @@ class HistoricalLoad:
                         ) from error
                     position = error.found  # where there was none a backfill has written 0, which is the same place
                 # A backfill wrote meanwhile: perhaps rows of this very batch.
-                by = Backfilled.now(self._settings, self._archive, facts, position or 0)
+                known = self._known(facts, position)
                 continue
             crash.point("load.after_commit")
-            return _Written(prepared, outcome), by
+            return _Written(prepared, outcome), known
 
     @staticmethod
     def _add(summary: LoadSummary, done: "_Written", rejected: Counter[str], skipped: Counter[str]) -> None:
@@ -259,51 +271,24 @@ class HistoricalLoad:
 
 
 @dataclass(frozen=True)
-class Backfilled:
-    """What backfills of a file have put into the archive: `counter` of their commits, and the rows that a load at
-    `position` is still to come to, those included that were corrected away since."""
-
-    counter: int | None
-    known: pl.DataFrame
-
-    @classmethod
-    def now(cls, settings: Settings, archive: Archive, facts: Profile, position: int) -> Self:
-        """As the archive is at this moment. Raises: as Archive.table; StateError, StateUnavailableError, MartError."""
-        table = archive.table()
-        counter = archive.position(backfill_app(facts), table)
-        known = pl.DataFrame(schema=_KNOWN)
-        if counter is not None:
-            mine = pl.col("source") == source_of(facts), pl.col("source_offset") >= position
-            with archive.reading():
-                stored = archive.scan_table(table).filter(*mine).select(_KNOWN.names()).collect()
-            images = CorrectionImages(open_marts(settings)).in_force(archive, source_of(facts))
-            gone = images.filter(*mine).select(_KNOWN.names())
-            known = pl.concat([stored, gone])
-        return cls(counter, known)
-
-
-@dataclass(frozen=True)
 class _Written:
     prepared: Prepared
     outcome: WriteOutcome
 
 
-_KNOWN = pl.Schema({**{name: READING_SCHEMA[name] for name in KEY}, "source_offset": pl.Int64()})
-
-
-def app_of(facts: Profile) -> str:
+def app_of(fingerprint: str) -> str:
     """The app transaction of a load: its version is the byte to go on from."""
-    return f"history/{facts.fingerprint}"
+    return f"history/{fingerprint}"
 
 
-def backfill_app(facts: Profile) -> str:
+def backfill_app(fingerprint: str) -> str:
     """The app transaction of the backfills from a file: its version counts their commits."""
-    return f"backfill/{facts.fingerprint}"
+    return f"backfill/{fingerprint}"
 
 
-def source_of(facts: Profile) -> str:
+def source_of(fingerprint: str) -> str:
     """`source` of the rows of a file."""
-    return f"history:{facts.fingerprint}"
+    return f"history:{fingerprint}"
 
 
 def _ns(timeline: Timeline) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from sieis_platform.errors import FatalError, RetriableError
-from sieis_platform.history import HistoricalLoad, LoadSummary
+from sieis_platform.history import HistoricalLoad, LoadSummary, app_of
 from sieis_platform.settings import Settings
 from sieis_platform.sources.stream import (
     SourceChangedError,
@@ -115,16 +115,24 @@ def load_waiting(settings: Settings, hot: HotStore, archive: Archive, name: str)
         return _refused(path, str(error))
     if _version(path) != before:
         raise InboxFileChangedError(f"{path} was written to while it was loaded; it stays and is loaded again")
-    if reason := _nothing_loaded(summary):
+    if reason := _nothing_loaded(summary, archive):
         return _refused(path, reason)
     return InboxOutcome(_move(path, folder / DONE), summary, "")
 
 
-def _nothing_loaded(summary: LoadSummary) -> str:
+def _nothing_loaded(summary: LoadSummary, archive: Archive) -> str:
     """Why no reading of a file is stored; empty where one is, by this load or an earlier one."""
-    stored = summary.rows_loaded or summary.duplicates or summary.skipped.get("already_backfilled")
+    if summary.rows_loaded or summary.duplicates or summary.skipped.get("already_backfilled"):
+        return ""
+    if summary.resumed_at_byte:
+        entries = [entry for entry in archive.ledger() if entry.app == app_of(summary.fingerprint)]
+        if any(entry.stored or entry.duplicates for entry in entries):
+            return ""
+        return (
+            "this very file was here before, and no reading of it was loaded then: the reason lies beside it in failed/"
+        )
     left = Counter(summary.rejected) + Counter(summary.skipped)
-    if stored or summary.resumed_at_byte or not left:
+    if not left:
         return ""
     counts = ", ".join(f"{reason} {count:,}" for reason, count in left.most_common())
     kept = f"; the rejected lines are in {summary.rejects_file}" if summary.rejects_file else ""

@@ -7,6 +7,7 @@ marts but cannot be rebuilt: it needs a backup, as the archive does.
 from typing import Final
 
 import polars as pl
+from deltalake import DeltaTable
 
 from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.marts import Marts
@@ -44,15 +45,14 @@ class CorrectionImages:
         """The images of one correction (ROW_SCHEMA), by position; none where there are none."""
         return self._read(pl.col("correction") == correction).drop("correction")
 
-    def in_force(self, archive: Archive, source: str | None = None) -> pl.DataFrame:
-        """The images (ROW_SCHEMA) of the rows (of one `source`) that corrections in force have deleted or changed.
+    def in_force(self, archive: Archive, table: DeltaTable) -> pl.DataFrame:
+        """The images (ROW_SCHEMA) of the rows that corrections in force at this version have deleted or changed.
 
         Raises: MartUnavailableError, MartError, ArchiveUnavailableError, ArchiveError.
         """
-        images = self._read(pl.lit(value=True) if source is None else pl.col("source") == source)
+        images = self._read(pl.lit(value=True))
         if images.is_empty():
             return images.drop("correction")
-        table = archive.table()
         applied = [
             one for one in images["correction"].unique() if archive.position(correction_app(one), table) == APPLIED
         ]

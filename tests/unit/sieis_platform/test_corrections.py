@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from sieis_platform import backfill
 from sieis_platform.analysis.ledger import audit_archive
 from sieis_platform.backfill import Backfill
 from sieis_platform.corrections import METADATA, Asked, CorrectionError, Corrections, UnknownCorrectionError
+from sieis_platform.history import HistoricalLoad
 from sieis_platform.reading import FIELDS, KEY
 from sieis_platform.settings import Settings
 from sieis_platform.state import State
@@ -160,15 +162,15 @@ def test_a_backfill_leaves_corrected_readings_alone(settings: Settings, correcti
     nulled = corrections.apply(asked("null", "light", motes=[1]))
     rows = archived(settings)
     hot = open_hot(settings)
-    backfill = Backfill(settings, hot, open_archive(settings))
-    assert backfill.fill(file, day(5), day(1)).added == 0
-    assert backfill.fill(file, day(5), day(1), replace=True).added == 0
+    one = Backfill(settings, hot, open_archive(settings))
+    assert one.fill(file, day(5), day(1)).added == 0
+    assert one.fill(file, day(5), day(1), replace=True).added == 0
     assert_frame_equal(archived(settings), rows, check_exact=True)
     agree(settings)
     corrections.undo(nulled.id, "another")
     corrections.undo(deleted.id, "another")
     whole = archived(settings)
-    assert backfill.fill(file, day(5), day(1), replace=True).changed == 0
+    assert one.fill(file, day(5), day(1), replace=True).changed == 0
     assert_frame_equal(archived(settings), whole, check_exact=True)
     hot.close()
 
@@ -195,6 +197,61 @@ def test_a_backfill_from_another_file_leaves_corrected_readings_alone(
         corrections.undo(done.id, "me")
     assert won(open_archive(settings)).filter(INSIDE).height == 2 * A_DAY
     assert audit_archive(open_archive(settings)).findings == []
+
+
+def test_a_load_of_another_file_leaves_corrected_readings_alone(
+    settings: Settings, corrections: Corrections, file: Path, tmp_path: Path
+) -> None:
+    # The same readings under another fingerprint, each of another value: they would win.
+    other = tmp_path / "other.txt"
+    other.write_text(file.read_text().replace(" 2.625\n", " 2.75\n") + "2004-03-01 00:00:00.5 0 9 20 40 100 2.625\n")
+    corrections.apply(asked("delete"))
+    corrections.apply(asked("null", "light", motes=[1]))
+    concerned = INSIDE | (pl.col("mote_id") == 1) & pl.col("timestamp").is_between(START, END, closed="left")
+    before = won(open_archive(settings))
+    hot = open_hot(settings)
+    summary = HistoricalLoad(settings, hot, open_archive(settings)).load(other)
+    hot.close()
+    assert summary.skipped["corrected"] == 3 * A_DAY
+    after = won(open_archive(settings)).filter(pl.col("mote_id") != 9)
+    assert_frame_equal(after.filter(concerned), before.filter(concerned), check_exact=True)
+    assert after.filter(~concerned)["voltage"].unique().to_list() == [2.75]
+    agree(settings)
+
+
+@pytest.mark.parametrize("what", ["made", "made after the archive", "undone"])
+def test_a_correction_while_a_backfill_replaces_the_days_holds(
+    settings: Settings, corrections: Corrections, file: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    before = archived(settings)
+    hot, archive = open_hot(settings), open_archive(settings)
+    if what == "undone":
+        done = corrections.apply(asked("delete"))
+        target, name = archive, "scan_table"
+    elif what == "made":
+        target, name = backfill, "replace_rows"
+    else:
+        target, name = hot, "delete_readings"
+    real, calls = getattr(target, name), []
+
+    def meanwhile(*given: object, **named: object) -> object:
+        """Another person, between two steps of the backfill."""
+        calls.append(name)
+        if len(calls) == 1:
+            if what == "undone":
+                corrections.undo(done.id, "another")
+            else:
+                corrections.apply(asked("null", "light"))
+        return real(*given, **named)
+
+    monkeypatch.setattr(target, name, meanwhile)
+    Backfill(settings, hot, archive).fill(file, day(5), day(1), replace=what != "undone")
+    hot.close()
+    assert calls
+    if what != "undone":
+        before = before.with_columns(pl.when(~INSIDE).then("light").alias("light"))
+    assert_frame_equal(archived(settings), before, check_exact=True)
+    agree(settings)
 
 
 def test_corrections_of_the_same_readings_are_undone_in_reverse(settings: Settings, corrections: Corrections) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sieis_platform import history
+from sieis_platform.analysis.ledger import audit_archive
 from sieis_platform.history import HistoricalLoad
 from sieis_platform.inbox import (
     InboxFileChangedError,
@@ -71,6 +72,45 @@ def test_the_same_file_again_writes_nothing_and_overwrites_nothing(settings: Set
     assert first.moved_to != second.moved_to
     assert first.moved_to.exists()
     assert second.moved_to.exists()
+
+
+def test_of_a_file_that_has_grown_only_what_is_new_is_stored(settings: Settings) -> None:
+    put(settings)
+    load(settings)
+    put(settings, lines=15)
+    summary = load(settings).summary
+    assert summary is not None
+    assert (summary.rows_loaded, summary.duplicates, stored(settings)) == (5, 10, 15)
+    assert audit_archive(open_archive(settings)).findings == []
+
+
+def test_readings_without_some_values_that_are_stored_are_not_stored_again(settings: Settings) -> None:
+    short = "2004-02-28 00:01:30.5 1 1 20.5 40.1\n"
+    for name, lines in (("a.txt", short), ("b.txt", short + LINE.format(minute=2, epoch=2))):
+        (settings.inbox_location / name).write_text(lines)
+        load(settings, name)
+    assert stored(settings) == 2
+
+
+def test_of_readings_that_differ_the_later_file_wins_and_may_be_put_right_again(settings: Settings) -> None:
+    first, second = LINE.format(minute=1, epoch=1), LINE.format(minute=1, epoch=1).replace("20.5", "21.5")
+    for number, (lines, wins) in enumerate(
+        [(first, 20.5), (second, 21.5), (first + LINE.format(minute=2, epoch=2), 20.5), (second + first, 20.5)]
+    ):
+        (settings.inbox_location / f"{number}.txt").write_text(lines)
+        load(settings, f"{number}.txt")
+        counts = open_archive(settings).scan().sort("timestamp").first().collect()
+        assert counts["temperature"].item() == wins
+
+
+def test_a_file_of_which_nothing_was_loaded_is_refused_again(settings: Settings) -> None:
+    for _ in range(2):
+        path = settings.inbox_location / "summer.txt"
+        path.write_text("".join(f"2004-06-01 00:00:{second:02}.5 1 1 20.5 40.1 100.0 2.6\n" for second in range(20)))
+        outcome = load(settings, path.name)
+        assert outcome.summary is None
+        assert outcome.moved_to.parent.name == "failed"
+    assert "was here before" in outcome.reason
 
 
 def test_what_holds_no_reading_goes_to_failed_with_the_reason(settings: Settings) -> None:
