@@ -2,9 +2,11 @@
 
 import datetime as dt
 import json
+import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.state import State
 from sieis_platform.stores.archive import Commit
-from sieis_platform.stores.open import open_archive
+from sieis_platform.stores.open import open_archive, open_marts
 from tests.browser.conftest import ROOT, free_port, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
@@ -30,6 +32,10 @@ LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(execu
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 STATUS = """query ($id: ID!) { runOrError(runId: $id) { ... on Run { status eventConnection { events {
     __typename ... on MessageEvent { message } ... on ErrorEvent { error { message causes { message } } } } } } } }"""
+PROCESS = """query ($id: ID!) { runOrError(runId: $id) { ... on Run { status eventConnection { events {
+    ... on EngineEvent { metadataEntries { label ... on TextMetadataEntry { text } } } } } } } }"""
+STARTED_AGAIN = """query ($id: String!) { runsOrError(filter: {tags: [{key: "dagster/parent_run_id", value: $id}]}) {
+    ... on Runs { results { runId } } } }"""
 INSTIGATORS = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
     schedules { name scheduleState { status } } sensors { name sensorState { status } } } } } }"""
 
@@ -163,14 +169,19 @@ def test_a_run_that_fails_is_alerted_by_the_daemon(page: Page, site: Site) -> No
     assert "first_day and last_day are days like" in stored.alert.text
 
 
+def day_of(asset: str, *checks: str) -> dict[str, Any]:
+    """What to launch to make yesterday of `asset`."""
+    key = {"path": [asset]}
+    named = [{"assetKey": key, "name": check} for check in checks]
+    chosen = selector("refresh", assetSelection=[key], assetCheckSelection=named)
+    return {
+        "selector": chosen,
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": YESTERDAY.isoformat()}]},
+    }
+
+
 def test_a_day_is_materialized_and_its_checks_and_plot_are_shown(page: Page, site: Site) -> None:
-    chosen = selector(
-        "refresh",
-        assetSelection=[{"path": ["hourly_aggregates"]}],
-        assetCheckSelection=[{"assetKey": {"path": ["hourly_aggregates"]}, "name": "counts_equal_archive"}],
-    )
-    tags = [{"key": "dagster/partition", "value": YESTERDAY.isoformat()}]
-    succeeds(page, launch(page, selector=chosen, executionMetadata={"tags": tags}))
+    succeeds(page, launch(page, **day_of("hourly_aggregates", "counts_equal_archive")))
 
     page.goto(f"{site.url}/assets/hourly_aggregates?view=checks")
     seen(page.get_by_text("counts_equal_archive"))
@@ -181,3 +192,33 @@ def test_a_day_is_materialized_and_its_checks_and_plot_are_shown(page: Page, sit
     plot = page.locator('img[src^="data:image/svg+xml"]')
     seen(plot)
     assert plot.evaluate("image => image.complete && image.naturalWidth") == 480
+
+
+def awaited(page: Page, look: Callable[[], str | None], what: str) -> str:
+    """What `look` finds, once it does: other processes write it down, and nothing tells when."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{what} never came")
+
+
+def test_a_run_whose_process_is_killed_is_started_again_by_the_daemon(page: Page, site: Site) -> None:
+    run = launch(page, **day_of("daily_aggregates"))
+
+    def process() -> str | None:
+        told = ask(page, PROCESS, id=run)["runOrError"]
+        assert told["status"] not in ("SUCCESS", "FAILURE", "CANCELED"), told
+        entries = [entry for event in told["eventConnection"]["events"] for entry in event.get("metadataEntries", ())]
+        return next((entry["text"] for entry in entries if entry["label"] == "pid"), None)
+
+    os.kill(int(awaited(page, process, "the process")), signal.SIGKILL)
+
+    def again() -> str | None:
+        return next((one["runId"] for one in ask(page, STARTED_AGAIN, id=run)["runsOrError"]["results"]), None)
+
+    succeeds(page, awaited(page, again, "another run"))
+    assert ask(page, STATUS, id=run)["runOrError"]["status"] == "FAILURE"
+    days = open_marts(site.settings).scan("daily_aggregates").select("mote_id").collect()
+    assert sorted(days["mote_id"]) == [0, 1, 2, 3]
