@@ -1,7 +1,8 @@
 """What tests of several packages share: the real readings, in dataset time."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,18 @@ import pytest
 from sieis_platform.reading import READING_SCHEMA
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With SIEIS_TEST_REQUIRE=1 a skipped test has failed: where everything is there, a skip would be a hole."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("SIEIS_TEST_REQUIRE") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"SIEIS_TEST_REQUIRE=1, and {item.nodeid} was skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)
