@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow.environment_variables
 import pytest
 import yaml
 from mlflow.cli import cli as mlflow_cli
@@ -118,6 +119,57 @@ def test_every_command_exists_with_its_options(name: str) -> None:
         command, words = found, words[1:]
     assert not isinstance(command, TyperGroup), f"{name}: {OURS[name]['command']} is no command"
     command.make_context(name, list(words))  # parses as the command line does: an unknown option or value raises
+
+
+#: What the images of others read: Kafka's make KAFKA_NODE_ID the property node.id; Go programs read GOGC.
+READ_BY_IMAGES = {
+    "kafka": {
+        *("KAFKA_NODE_ID", "KAFKA_PROCESS_ROLES", "KAFKA_CONTROLLER_QUORUM_VOTERS", "KAFKA_CONTROLLER_LISTENER_NAMES"),
+        *("KAFKA_LISTENERS", "KAFKA_ADVERTISED_LISTENERS", "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP", "KAFKA_LOG_DIRS"),
+        *("KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR", "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR"),
+        *("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS"),
+        *("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "KAFKA_HEAP_OPTS"),
+    },
+    "influxdb": {"INFLUXD_REPORTING_DISABLED", "GOGC"},
+    "minio": {"MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"},
+    "redis": {"REDISCLI_AUTH"},
+    "postgres": {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"},
+}
+MLFLOW_SERVER_OPTIONS = {option.envvar for option in mlflow_cli.commands["server"].params}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_other_variable_is_one_that_its_program_reads(name: str) -> None:
+    known = READ_BY_IMAGES.get(name, {"DAGSTER_HOME"} if name.startswith("dagster") else set())
+    if name == "mlflow":
+        known = MLFLOW_SERVER_OPTIONS | set(dir(mlflow.environment_variables))
+    given = {variable for variable in environment(SERVICES[name]) if not variable.startswith("SIEIS_")}
+    assert given - known == set()
+
+
+_STREAM, _STATE, _HOT = {"kafka_bootstrap"}, {"state_url"}, {"influx_url"}
+_ARCHIVE = {"archive_uri", "s3_endpoint_url", "s3_access_key_id", "s3_secret_access_key"}
+_MARTS = _ARCHIVE | {"marts_uri"}
+_DAGSTER = {"dagster_code", "dagster_database_url"}
+#: The servers that each part works with. One that is not named would be replaced by a file of the container, silently.
+NEEDS = {
+    "setup": {*_STREAM, *_HOT, *_MARTS, *_STATE, "influx_admin_token"},
+    "simulator": {*_STREAM, *_STATE},
+    "consumer-hot": {*_STREAM, *_HOT},
+    "consumer-archive": {*_STREAM, *_ARCHIVE},
+    "dagster-code": {*_STREAM, *_HOT, *_MARTS, *_STATE, "dagster_database_url", "mlflow_uri", "metrics_urls"},
+    "dagster-webserver": _DAGSTER,
+    "dagster-daemon": _DAGSTER,
+    "api": {*_STREAM, *_HOT, *_MARTS, *_STATE, "redis_url", "api_key"},
+    "dashboard": {"api_url", "api_key"},
+    "mlflow": set(),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_part_is_told_of_the_servers_that_it_works_with(name: str) -> None:
+    given = environment(OURS[name])
+    assert {setting for setting in NEEDS[name] if not given.get(f"SIEIS_{setting.upper()}")} == set()
 
 
 def listening_ports(name: str) -> set[int]:

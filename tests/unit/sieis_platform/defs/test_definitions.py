@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -198,12 +199,54 @@ def test_without_a_timeline_partitions_reach_back_a_month(settings: Settings) ->
 
 
 def test_no_secret_is_shown_with_the_resource(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, api_key="hunter2", fleet_size=7)  # pyright: ignore[reportArgumentType]
+    secrets = {name: field for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert len(secrets) > 8
+    given: dict[str, Any] = {
+        name: f"postgresql+psycopg://sieis:hunter2@127.0.0.1:5432/{name}" if name.endswith("_url") else "hunter2"
+        for name in secrets
+    } | {"redis_url": "redis://:hunter2@127.0.0.1:6379/0", "alert_urls": "json://127.0.0.1/hunter2"}
+    settings = Settings(data_dir=tmp_path, fleet_size=7, **given)
     resource = PlatformResource.of(settings)
-    assert "hunter2" not in repr(resource)
-    assert "api_key" not in resource.overrides
+    assert "hunter2" not in f"{resource!r} {resource.overrides} {resource.model_dump()}"
+    assert set(resource.overrides) & set(secrets) == set()
     assert resource.settings().fleet_size == 7
     assert resource.settings().data_dir == tmp_path
+
+
+def test_definitions_of_an_installation_on_servers_load_without_asking_one(tmp_path: Path) -> None:
+    """Its servers are one socket that only notes who comes: also clients that are not Python's would be seen."""
+    load = "from sieis_platform.definitions import defs; print(len(list(defs().resolve_all_asset_specs())))"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        told = {
+            "SIEIS_DATA_DIR": str(tmp_path),
+            "SIEIS_KAFKA_BOOTSTRAP": address,
+            "SIEIS_INFLUX_URL": f"http://{address}",
+            "SIEIS_INFLUX_TOKEN": "none",
+            "SIEIS_ARCHIVE_URI": "s3://archive/readings",
+            "SIEIS_MARTS_URI": "s3://marts/tables",
+            "SIEIS_S3_ENDPOINT_URL": f"http://{address}",
+            "SIEIS_S3_ALLOW_HTTP": "true",
+            "SIEIS_S3_ACCESS_KEY_ID": "none",
+            "SIEIS_S3_SECRET_ACCESS_KEY": "none",
+            "SIEIS_STATE_URL": f"postgresql+psycopg://none:none@{address}/none",
+            "SIEIS_DAGSTER_DATABASE_URL": f"postgresql://none:none@{address}/none",
+            "SIEIS_MLFLOW_URI": f"http://{address}",
+            "SIEIS_REDIS_URL": f"redis://{address}/0",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", load],
+            env={**os.environ, **told},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) > 10
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody waits to be let in
+            server.accept()
 
 
 def test_the_instance_file_is_one_file() -> None:
