@@ -24,6 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= 4
 # Each starts servers of its own; more of them than cores would make the servers' answers late.
 SERVICE_WORKERS ?= 2
+ROUNDS ?= 30
 DATA ?=
 REPORT ?=
 ARGS ?=
@@ -39,7 +40,7 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
-.PHONY: demo up down services-up services-down services-status test test-services check format bench docs help clean
+.PHONY: demo up down services-up services-down services-status test test-services drills check format bench docs help clean
 
 demo: $(READY) ## load, stream, derive, query and report; DATA=readings.txt.gz (else generated), REPORT=report.json
 	$(BIN)/sieis demo $(if $(DATA),--data '$(DATA)') $(if $(REPORT),--report '$(REPORT)')
@@ -59,13 +60,18 @@ services-down: $(READY) ## stop them (ARGS=--delete removes their data)
 services-status: $(READY) ## how each of them is
 	$(BIN)/python -m tools.services status $(ARGS)
 
-test: $(READY) ## the tests that need no server (ARGS='-k name' for some; SIEIS_TEST_ROUNDS=20 for longer drills)
+test: $(READY) ## the tests that need no server (ARGS='-k name' for some)
 	POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'not services and not slow' $(ARGS)
 
 # Installed first: a build of minutes is no part of a test's time.
 test-services: $(READY) ## the tests on real servers (installed first where they are missing), and the slow ones
 	$(BIN)/python -m tools.services install
 	$(BIN)/pytest -q -n $(SERVICE_WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'services or slow' $(ARGS)
+
+# 30 random kills each, outages of two minutes and storms to match: an hour or two.
+drills: $(READY) ## the drills at full length (ROUNDS=30; ARGS='-k name' for some)
+	$(BIN)/python -m tools.services install
+	SIEIS_TEST_ROUNDS=$(ROUNDS) $(BIN)/pytest -v -rA --durations=0 -n $(SERVICE_WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m drill $(ARGS)
 
 check: $(READY) $(UV) ## lint, format, types, layers, lock file
 	@failed=''; \

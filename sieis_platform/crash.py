@@ -1,9 +1,10 @@
-"""Named crash points: places where a test may have the process kill itself, exactly there and without any clean-up.
+"""Named crash points: places where a test may have the process kill or freeze itself, exactly there, without clean-up.
 
-Belongs here: the names and the kill. Armed by the setting SIEIS_CRASH_AT; without it a point costs one comparison.
+Belongs here: the names and the signal. Armed by the setting SIEIS_CRASH_AT; without it a point costs one comparison.
 """
 
 import os
+import re
 import signal
 from typing import Final
 
@@ -43,28 +44,37 @@ class CrashPointError(FatalError):
     """SIEIS_CRASH_AT names a point that does not exist."""
 
 
+_SPEC: Final = re.compile(r"(?P<name>[^:]*)(:(?P<nth>\d+))?(:(?P<freeze>stop))?")
+
+
 class _Armed:
     name: str = ""
     passes_left: int = 0
+    how: signal.Signals = signal.SIGKILL
 
 
 def arm(spec: str) -> None:
     """Have the process kill itself at `name`, or at its nth pass with `name:nth`; an empty text disarms.
 
+    With `:stop` behind it freezes there (SIGSTOP), once, and goes on at SIGCONT.
+
     Raises: CrashPointError where there is no such point.
     """
-    name, _, nth = spec.partition(":")
-    if name and (name not in POINTS or not (nth or "1").isdecimal()):
+    found = _SPEC.fullmatch(spec)
+    if found is None or (spec and found["name"] not in POINTS):
         raise CrashPointError(
-            f"SIEIS_CRASH_AT={spec!r} is no crash point; there are {', '.join(POINTS)} (with `:n`, the nth pass)"
+            f"SIEIS_CRASH_AT={spec!r} is no crash point; there are {', '.join(POINTS)} "
+            "(with `:n`, the nth pass; with `:stop`, frozen instead of killed)"
         )
-    _Armed.name, _Armed.passes_left = name, int(nth or "1")
+    _Armed.name, _Armed.passes_left = found["name"], int(found["nth"] or "1")
+    _Armed.how = signal.SIGSTOP if found["freeze"] else signal.SIGKILL
 
 
 def point(name: str) -> None:
-    """Die here if armed for this point (SIGKILL: no handler, no flush, no atexit)."""
+    """Die here, or freeze, if armed for this point (SIGKILL, SIGSTOP: no handler, no flush, no atexit)."""
     if name != _Armed.name:
         return
     _Armed.passes_left -= 1
     if _Armed.passes_left <= 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+        _Armed.name = ""
+        os.kill(os.getpid(), _Armed.how)

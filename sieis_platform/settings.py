@@ -328,7 +328,9 @@ class Settings(BaseSettings):
         description="Folder of the servers that `python -m tools.services` installs; kept outside the checkout.",
     )
     crash_at: str = Field(
-        "", description="Test only: the process kills itself (SIGKILL) at this named point, `name` or `name:nth`."
+        "",
+        description="Test only: the process kills itself (SIGKILL) at this named point, `name` or `name:nth`; "
+        "with `:stop` behind, it freezes there (SIGSTOP).",
     )
 
     @field_validator("profile", mode="before")

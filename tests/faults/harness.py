@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 import polars as pl
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,11 +28,12 @@ from sieis_platform.reading import FIELDS
 from sieis_platform.settings import Settings
 from sieis_platform.stores.open import open_archive, open_hot
 from sieis_streaming.broker import client_config, incarnation, locate
+from sieis_streaming.dead_letters import KeptLetter, read_all
 from sieis_streaming.topics import ensure_topics
 
 NOW_NS = time.time_ns() // 1_000_000_000 * 1_000_000_000
 ROUNDS = int(os.environ.get("SIEIS_TEST_ROUNDS", "2"))
-"""Random kills a test makes; CI makes few, `SIEIS_TEST_ROUNDS=20 make test` makes as many as the issue asks for."""
+"""Random kills a test makes; CI makes few, `make drills` as many as it takes to believe in them."""
 
 
 def free_port() -> int:
@@ -280,6 +281,16 @@ def frame(sent: dict[tuple[int, int], dict]) -> pl.DataFrame:
         .cast({"source_partition": pl.Int32, "mote_id": pl.Int32, **dict.fromkeys(FIELDS, pl.Float32)})
         .sort("source_partition", "source_offset")
     )
+
+
+def letters(running: Platform) -> list[KeptLetter]:
+    """The dead letters on the topic."""
+    config = client_config(running.settings, locate(running.settings))
+    consumer = Consumer(config | {"group.id": "drill-reader", "enable.auto.commit": False})
+    try:
+        return read_all(consumer, running.settings.kafka_dlq_topic)
+    finally:
+        consumer.close()
 
 
 COMPARED = ["source_partition", "source_offset", "mote_id", "timestamp", *FIELDS]

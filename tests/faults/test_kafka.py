@@ -1,5 +1,6 @@
 """What only a real Kafka does to its consumers: zombies, storms, topics made again, retention, its own death."""
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from polars.testing import assert_frame_equal
 
 from sieis_streaming.broker import client_config, locate
 from sieis_streaming.topics import ensure_topics
+from tests.faults.compare import hot_equals_archive
 from tests.faults.harness import (
     COMPARED,
     ROUNDS,
@@ -28,9 +30,10 @@ from tests.faults.harness import (
 )
 from tools.services.instance import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(600 + 30 * ROUNDS)]
 
 SESSION_SECONDS = 3
+STORM_JOINS = max(12, 2 * ROUNDS)
 
 
 @pytest.fixture
@@ -48,11 +51,16 @@ def _sent(sender: Sender, count: int) -> None:
     sender.flush()
 
 
-def _all_archived_once(running: Platform, sender: Sender, incarnation: str) -> None:
-    """Everything sent is in the archive at its position, and `sieis verify` is clean."""
-    wait_until_archived(running.settings, sender.ends(), incarnation)
-    rows = archived(running.settings).filter(pl.col("source") == f"stream:{incarnation}")
-    assert_frame_equal(rows.select(COMPARED).sort(COMPARED[:2]), frame(sender.sent))
+def _all_archived_once(running: Platform, sent: dict[str, Sender]) -> None:
+    """The archive holds what was sent to each incarnation at its position and nothing else; `sieis verify` is clean."""
+    for incarnation, sender in sent.items():
+        wait_until_archived(running.settings, sender.ends(), incarnation)
+    by = ["source", *COMPARED]
+    expected = pl.concat(
+        frame(sender.sent).select(pl.lit(f"stream:{incarnation}").alias("source"), *COMPARED)
+        for incarnation, sender in sent.items()
+    )
+    assert_frame_equal(archived(running.settings).select(by).sort(by[:3]), expected.sort(by[:3]))
     accounts = running.verify()["accounts"]
     assert sum(account["lost"] + account["duplicates"] + account["dead"] for account in accounts) == 0
 
@@ -83,24 +91,37 @@ def test_a_consumer_stopped_past_its_session_changes_nothing_when_it_goes_on(run
             finally:
                 zombie.send_signal(signal.SIGCONT)
             _owns(running, 3)
-    _all_archived_once(running, sender, incarnation)
+    _all_archived_once(running, {incarnation: sender})
 
 
 def test_a_rebalance_storm_loses_and_repeats_nothing(running: Platform) -> None:
     incarnation = running.start_broker()
     random = seeded()
-    members = []
+    members, asked, killed = [running.start("consume")], [], []
+    _owns(running, 6)
     with Sender(running.settings) as sender:
-        for _ in range(2 * ROUNDS):
+        for _ in range(STORM_JOINS):
             members.append(running.start("consume"))
             time.sleep(1)  # the storm's own rhythm: there is nothing to wait for
             if len(members) > 3:
                 member = members.pop(random.randrange(len(members)))
-                member.send_signal(random.choice([signal.SIGTERM, signal.SIGKILL]))
+                leave, left = random.choice([(member.terminate, asked), (member.kill, killed)])
+                leave()
+                left.append(member)
         for member in members[1:]:
-            member.send_signal(signal.SIGTERM)
-    _all_archived_once(running, sender, incarnation)
+            member.terminate()
+            asked.append(member)
+    _all_archived_once(running, {incarnation: sender})
     wait_until_hot(running.settings, len(sender.sent))
+    assert hot_equals_archive(running.settings) == len(sender.sent)
+    # Whoever was asked to leave left in order (or had not come so far as to hear it), and nobody else ended.
+    assert {member.wait(30) for member in asked} <= {0, -signal.SIGTERM}, running.log.read_text()[-4_000:]
+    assert {member.wait(30) for member in killed} <= {-signal.SIGKILL}
+    assert members[0].poll() is None
+    # It was a storm: partitions changed hands every other second. (Some members leave before they have come.)
+    moves = [json.loads(line) for line in running.log.read_text().splitlines() if '"partitions assigned"' in line]
+    for sink in ("hot", "archive"):
+        assert len([move for move in moves if move["sink"] == sink]) >= STORM_JOINS // 2
 
 
 @pytest.mark.parametrize("second", [300, 900], ids=["fewer records than before", "more records than before"])
@@ -111,7 +132,7 @@ def test_a_topic_made_again_under_a_running_consumer_is_read_from_its_first_reco
     consumer = running.start("consume")
     first = Sender(running.settings)
     _sent(first, 600)
-    _all_archived_once(running, first, first_incarnation)
+    _all_archived_once(running, {first_incarnation: first})
     wait_until_hot(running.settings, 600)
 
     admin = AdminClient(client_config(running.settings, locate(running.settings)))
@@ -125,13 +146,14 @@ def test_a_topic_made_again_under_a_running_consumer_is_read_from_its_first_reco
     again._count = 600  # readings never sent before, at positions that the deleted topic had too
     _sent(again, second)
 
-    _all_archived_once(running, again, second_incarnation)
+    _all_archived_once(running, {first_incarnation: first, second_incarnation: again})
     wait_until_hot(running.settings, 600 + second)
+    assert hot_equals_archive(running.settings) == 600 + second
     running.stop(consumer)
 
 
 def test_a_topic_made_again_while_nobody_looked_is_read_from_its_first_record(running: Platform) -> None:
-    running.start_broker()
+    first_incarnation = running.start_broker()
     consumer = running.start("consume")
     first = Sender(running.settings)
     _sent(first, 300)
@@ -146,8 +168,9 @@ def test_a_topic_made_again_while_nobody_looked_is_read_from_its_first_record(ru
     again._count = 300
     _sent(again, 900)
     running.start("consume")
-    _all_archived_once(running, again, running.incarnation())
+    _all_archived_once(running, {first_incarnation: first, running.incarnation(): again})
     wait_until_hot(running.settings, 1_200)
+    assert hot_equals_archive(running.settings) == 1_200
 
 
 def test_partitions_grown_under_a_running_consumer_lose_and_repeat_nothing(running: Platform) -> None:
@@ -162,7 +185,7 @@ def test_partitions_grown_under_a_running_consumer_lose_and_repeat_nothing(runni
     _sent(grown, 600)
     grown.sent |= sender.sent
     assert len(grown.ends()) > 6, "no key moved to a new partition"
-    _all_archived_once(running, grown, incarnation)
+    _all_archived_once(running, {incarnation: grown})
     wait_until_hot(running.settings, 1_200)
 
 
@@ -175,7 +198,7 @@ def test_kafka_killed_under_load_loses_and_repeats_nothing(running: Platform, ka
             eventually(lambda sent=sent: len(sender.sent) > sent + 1_500, "sent on")
             kafka.kill()
             kafka.start()
-    _all_archived_once(running, sender, incarnation)
+    _all_archived_once(running, {incarnation: sender})
     wait_until_hot(running.settings, len(sender.sent))
     running.stop(consumer)
 
@@ -194,7 +217,7 @@ def test_an_archive_outage_beyond_the_retention_is_in_ledger_metric_and_log(
         running.start("consume")
         sender = Sender(running.settings)
         _sent(sender, 600)
-        _all_archived_once(running, sender, incarnation)
+        _all_archived_once(running, {incarnation: sender})
         s3.kill()
         try:
             _sent(sender, 4_000)

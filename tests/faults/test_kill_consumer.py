@@ -2,6 +2,9 @@
 
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +23,7 @@ from tests.faults.harness import (
     archived,
     eventually,
     frame,
+    letters,
     platform,
     reading,
     seeded,
@@ -65,6 +69,26 @@ def _finish(running: Platform, sender: Sender, incarnation: str, hot_readings: i
     running.stop(process)
 
 
+@contextmanager
+def poisoned(sender: Sender) -> Iterator[None]:
+    """Records without meaning among the others, ten a second, from a thread."""
+    stop = threading.Event()
+
+    def poison() -> None:
+        number = 0
+        while not stop.wait(0.1):
+            sender.send(POISON[number % len(POISON)], number)
+            number += 1
+
+    thread = threading.Thread(target=poison)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 @pytest.mark.slow
 def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Path, broker: dict[str, str]) -> None:
     moments = seeded()
@@ -72,9 +96,9 @@ def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Pa
         incarnation = running.start_broker()
         with Sender(running.settings) as sender:
             for point in CONSUMER_POINTS:
-                if point.endswith("dead_letters"):
-                    sender.send(b"poison", 1)
-                _die_at(running, point)
+                # Some in every flush that dies: a kill between a letter and its position would lose or repeat it.
+                with poisoned(sender):
+                    _die_at(running, point)
             for number in range(ROUNDS):
                 process = running.start("consume")
                 if number % 3:  # the others may die while they start, or join their groups
@@ -92,6 +116,7 @@ def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Pa
         assert_frame_equal(rows, expected)
         accounts = running.verify()["accounts"]
         assert sum(account["dead"] for account in accounts) == len(sender.sent) - len(good)
+        _assert_dead_letters_are(running, sender, incarnation)
         assert sum(account["lost"] + account["duplicates"] for account in accounts) == 0
         _assert_hot_equals(running, expected)
 
@@ -124,6 +149,7 @@ def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path, 
         accounts = running.verify()["accounts"]
         totals = {fate: sum(account[fate] for account in accounts) for fate in ("stored", "duplicates", "dead", "lost")}
         assert totals["dead"] == len(sender.sent) - len(good)
+        _assert_dead_letters_are(running, sender, incarnation)
         assert totals["stored"] + totals["duplicates"] == len(good)
         assert totals["lost"] == 0
         rows = archived(running.settings).select(COMPARED)
@@ -136,6 +162,15 @@ def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path, 
         by = ["mote_id", "timestamp"]
         assert_frame_equal(archive_last.select(*by, *FIELDS).sort(by), last.select(*by, *FIELDS).sort(by))
         _assert_hot_equals(running, last)
+
+
+def _assert_dead_letters_are(running: Platform, sender: Sender, incarnation: str) -> None:
+    """What had no meaning is on the topic of dead letters, each position with the bytes that were sent."""
+    kept = {(letter.position.partition, letter.position.offset): letter for letter in letters(running)}
+    bad = {position: value for position, value in sender.sent.items() if not isinstance(value, dict)}
+    assert bad
+    assert {position: letter.value for position, letter in kept.items()} == bad
+    assert {letter.position.incarnation for letter in kept.values()} == {incarnation}
 
 
 def _assert_hot_equals(running: Platform, expected: pl.DataFrame) -> None:

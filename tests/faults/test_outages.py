@@ -13,7 +13,7 @@ from tests.faults.servers import Site, all_once, sends_on
 pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(900)]
 
 RATE: Final = 1_500
-OUTAGE_SECONDS: Final = 10 * ROUNDS
+OUTAGE_SECONDS: Final = min(120, 10 * ROUNDS)
 BEFORE_SECONDS: Final = max(5.0, OUTAGE_SECONDS / 4)
 LEAST_SHARE: Final = 0.9
 _FLUSHES: Final = 3

@@ -7,13 +7,10 @@ import time
 from collections import Counter
 
 import pytest
-from confluent_kafka import Consumer
 from polars.testing import assert_frame_equal
 
 from sieis_platform.reading import FIELDS, KEY
 from sieis_platform.stores.open import open_archive, open_hot
-from sieis_streaming.broker import client_config, locate
-from sieis_streaming.dead_letters import KeptLetter, read_all
 from sieis_streaming.decode import Reason
 from tests.faults.compare import hot_equals_archive
 from tests.faults.harness import (
@@ -24,6 +21,7 @@ from tests.faults.harness import (
     archived,
     eventually,
     frame,
+    letters,
     reading,
     wait_until_archived,
     wait_until_hot,
@@ -53,16 +51,6 @@ def poison() -> dict[str, tuple[bytes | None, Reason]]:
     ahead = reading(1, time.time_ns() + HOUR_NS, 1)
     kinds = {name: kind for name, kind in DEAD.items() if kind[1] is not Reason.TIME_AHEAD}
     return {**kinds, **HUGE, "an hour ahead": (json.dumps(ahead).encode(), Reason.TIME_AHEAD)}
-
-
-def letters(running: Platform) -> list[KeptLetter]:
-    """The dead letters on the topic."""
-    config = client_config(running.settings, locate(running.settings))
-    consumer = Consumer(config | {"group.id": "drill-reader", "enable.auto.commit": False})
-    try:
-        return read_all(consumer, running.settings.kafka_dlq_topic)
-    finally:
-        consumer.close()
 
 
 def fates(running: Platform) -> dict[str, int]:

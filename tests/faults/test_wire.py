@@ -14,7 +14,7 @@ from tests.faults.servers import SINKS, Site, all_once, sends_on
 from tests.influxdb import Buckets
 from tests.unit.sieis_platform.stores.influx.test_server import many
 
-pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.drill, pytest.mark.timeout(600 + 30 * ROUNDS)]
 
 RATE: Final = 1_500
 SESSION_SECONDS: Final = 3
