@@ -66,14 +66,16 @@ def waiting_files(folder: Path) -> dict[str, Version]:
     """
     try:
         found = {}
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for path in sorted(folder.iterdir()) if folder.exists() else ():
             ready = not path.name.startswith(".") and not path.name.lower().endswith(_UNFINISHED)
             if ready and not path.is_symlink() and path.is_file():
                 found[path.name] = _version(path)
     except FileNotFoundError:  # taken away in between: the next look sees what is left
         return {}
     except OSError as error:
-        raise InboxUnreadableError(f"the inbox {folder} cannot be read ({error.strerror}); check its rights") from error
+        raise InboxUnreadableError(
+            f"the inbox {folder} cannot be read ({error.strerror}); check that it is a folder, and its rights"
+        ) from error
     return found
 
 

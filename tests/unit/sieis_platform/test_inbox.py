@@ -12,6 +12,7 @@ from sieis_platform.history import HistoricalLoad
 from sieis_platform.inbox import (
     InboxFileChangedError,
     InboxFileMissingError,
+    InboxUnreadableError,
     InboxOutcome,
     load_waiting,
     settled,
@@ -60,6 +61,13 @@ def test_a_file_is_loaded_and_moved_to_done(settings: Settings) -> None:
     assert (outcome.summary.rows_loaded, stored(settings)) == (10, 10)
     assert (path.exists(), outcome.moved_to) == (False, settings.inbox_location / "done" / "readings.txt")
     assert waiting_files(settings.inbox_location) == {}
+
+
+def test_an_inbox_that_is_no_folder_is_not_taken_for_an_empty_one(settings: Settings) -> None:
+    settings.inbox_location.rmdir()
+    settings.inbox_location.write_text("")
+    with pytest.raises(InboxUnreadableError, match="check that it is a folder"):
+        waiting_files(settings.inbox_location)
 
 
 def test_the_same_file_again_writes_nothing_and_overwrites_nothing(settings: Settings) -> None:
