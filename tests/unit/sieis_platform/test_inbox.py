@@ -12,8 +12,8 @@ from sieis_platform.history import HistoricalLoad
 from sieis_platform.inbox import (
     InboxFileChangedError,
     InboxFileMissingError,
-    InboxUnreadableError,
     InboxOutcome,
+    InboxUnreadableError,
     load_waiting,
     settled,
     waiting_files,
