@@ -10,19 +10,26 @@ import pytest
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import READING_SCHEMA
-from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError
+from sieis_platform.stores.hot import AGGREGATE_SCHEMA, HotStoreError, HotStoreUnavailableError, WriteOutcome
 from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
 
 ROW = pl.DataFrame([(1, 1, 1.0, None, None, None)], schema=READING_SCHEMA, orient="row")
+#: What nginx answers where a client speaks without TLS to a port that wants it.
+NGINX = "<html><title>400 The plain HTTP request was sent to HTTPS port</title></html>"
+UNREADABLE = '{"code":"invalid","message":"unable to parse: time outside range"}'
 
 
 @contextmanager
-def answering(status: int, body: str = "", **headers: str) -> Iterator[InfluxHotStore]:
-    """A store on a server that answers everything the same."""
+def answering(
+    status: int, body: str = "", *, requests: list[str] | None = None, **headers: str
+) -> Iterator[InfluxHotStore]:
+    """A store on a server that answers everything the same, and notes the paths of the `requests`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
+            if requests is not None:
+                requests.append(self.path)
             self.send_response_only(status)  # without a Date of its own
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name.replace("_", "-"), value)
@@ -88,10 +95,59 @@ def test_what_will_not_pass_is_fatal(status: int, text: str) -> None:
         assert isinstance(caught.value, FatalError)
 
 
-def test_a_batch_that_is_too_large_is_halved_until_it_is_not_taken_row_by_row() -> None:
-    with answering(413, "too large") as store:
+@pytest.mark.parametrize(
+    "body",
+    [NGINX, "", "[]", '{"message": "Bad Request"}', '{"code": 400, "message": "no"}', '{"code": "", "error": 1}'],
+)
+def test_a_400_of_something_else_than_influxdb_says_nothing_about_a_line(body: str) -> None:
+    requests: list[str] = []
+    with answering(400, body, requests=requests) as store:
+        with pytest.raises(HotStoreError, match="answers 400 and is not InfluxDB") as caught:
+            store.write_readings(pl.concat([ROW] * 100))
+        assert isinstance(caught.value, FatalError)
+    assert len(requests) == 1
+    assert "SIEIS_INFLUX_URL" in str(caught.value)
+
+
+@pytest.mark.parametrize("body", ["too large", '{"message": "too large"}'])
+def test_a_proxy_that_takes_not_even_one_row_costs_no_row(body: str) -> None:
+    requests: list[str] = []
+    with (
+        answering(413, body, requests=requests) as store,
+        pytest.raises(HotStoreError, match="answers 413 and is not InfluxDB"),
+    ):
+        store.write_readings(pl.concat([ROW] * 64))
+    assert len(requests) == 7  # halved down to one row, and no further
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(400, UNREADABLE), (413, '{"code":"request too large","message":"too large"}')]
+)
+def test_what_influxdb_itself_refuses_is_halved_down_to_the_rows(status: int, body: str) -> None:
+    with answering(status, body) as store:
         outcome = store.write_readings(pl.concat([ROW] * 5))
         assert (outcome.written, outcome.refused) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(400, UNREADABLE), (422, '{"code":"unprocessable entity","message":"field type conflict dropped=100"}')],
+)
+def test_a_large_batch_of_which_every_row_is_refused_is_no_batch_of_bad_lines(status: int, body: str) -> None:
+    rows = pl.concat([ROW] * 100)
+    with answering(status, body) as store:
+        with pytest.raises(HotStoreError, match="refuses each of 100 rows") as caught:
+            store.write_readings(rows)
+        assert isinstance(caught.value, FatalError)
+        aggregates = pl.DataFrame({"mote_id": range(100), "period_start": [0] * 100})
+        empty = [pl.lit(None).alias(name) for name in AGGREGATE_SCHEMA.names() if name not in aggregates.columns]
+        with pytest.raises(HotStoreError, match="refuses each of 100 rows"):
+            store.write_aggregates("daily", aggregates.with_columns(empty))
+
+
+def test_a_large_batch_beyond_the_retention_is_dropped_as_ever() -> None:
+    with answering(422, '{"code":"unprocessable entity","message":"outside retention policy dropped=200"}') as store:
+        assert store.write_readings(pl.concat([ROW] * 200)) == WriteOutcome(0, beyond_retention=200)
 
 
 @pytest.mark.parametrize("body", ["error,reference\r\nquery ran out of memory,897\r\n", ",result,table\r\n", "<html>"])
