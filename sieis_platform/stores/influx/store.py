@@ -3,6 +3,7 @@
 Belongs here: the HotStore contract in terms of points and series. Not here: the text of lines and queries, HTTP.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -141,11 +142,14 @@ class InfluxHotStore:
             rows = rows.sort("timestamp", maintain_order=True)
         if rows.height < self._lanes * _LANE_ROWS or self._request_rows < self._most_rows:
             return self._send(self._bucket, rows, to_lines)  # also over a narrow wire: two would share it
+        given_up = threading.Event()
         of_lane = [rows.filter(pl.col("mote_id") % self._lanes == lane) for lane in range(self._lanes)]
         # Leaving the context waits for all, also after an error: nothing may be written once this has returned.
         with ThreadPoolExecutor(self._lanes, thread_name_prefix="influx") as threads:
             under_way = [
-                threads.submit(self._pieces, self._bucket, lane, to_lines) for lane in of_lane if not lane.is_empty()
+                threads.submit(self._pieces, self._bucket, lane, to_lines, given_up)
+                for lane in of_lane
+                if not lane.is_empty()
             ]
         return [refusal for lane in under_way for refusal in lane.result()]
 
@@ -156,19 +160,30 @@ class InfluxHotStore:
 
         Raises: HotStoreUnavailableError, HotStoreError.
         """
-        refusals = self._pieces(bucket, rows, to_lines)
+        refusals = self._pieces(bucket, rows, to_lines, threading.Event())
         self._request_rows = min(self._most_rows, self._request_rows * 2)
         return refusals
 
     def _pieces(
-        self, bucket: str, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series]
+        self, bucket: str, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series], given_up: threading.Event
     ) -> list[answers.Refusal]:
+        """Send `rows` piece by piece, but nothing more once `given_up` is set, as it is with an error here.
+
+        A server that asks one lane to be left alone is asking all.
+        """
         refusals: list[answers.Refusal] = []
         for piece in rows.iter_slices(self._request_rows):
+            batch = to_lines(piece)
+            if given_up.is_set():
+                break  # whoever set it raises
             try:
-                refusals += self._write(bucket, to_lines(piece))
+                refusals += self._write(bucket, batch)
             except HotStoreUnavailableError:
+                given_up.set()
                 self._request_rows = min(self._most_rows, max(_LEAST_REQUEST_ROWS, piece.height // 2))
+                raise
+            except HotStoreError:
+                given_up.set()
                 raise
         return refusals
 

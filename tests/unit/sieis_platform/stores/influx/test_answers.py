@@ -1,10 +1,14 @@
 """What an answer means, where a test cannot make the real server give it: too busy, overloaded, an unknown refusal."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import create_autospec
 
+import httpx
 import polars as pl
 import pytest
 
@@ -73,6 +77,31 @@ def test_a_busy_server_is_left_alone_as_long_as_it_asks(
             store.write_readings(ROW)
         assert isinstance(caught.value, RetriableError)
         assert caught.value.retry_after_seconds == seconds
+
+
+def test_a_lane_of_a_large_write_sends_nothing_more_once_the_server_asked_to_be_left_alone() -> None:
+    """One lane is refused while the request of the other is under way, which then has four more to send."""
+    sent: list[bytes] = []
+
+    def write(_bucket: str, body: bytes) -> httpx.Response:
+        sent.append(body)
+        if b"mote_id=1 " in body:
+            under_way.wait(30)
+            raise HotStoreUnavailableError("too busy", retry_after_seconds=2)
+        under_way.set()
+        deadline = time.monotonic() + 30
+        while store._request_rows == 2_000 and time.monotonic() < deadline:
+            time.sleep(0)  # until the refusal has arrived in the other thread
+        return httpx.Response(HTTPStatus.NO_CONTENT)
+
+    under_way = threading.Event()
+    client = create_autospec(InfluxClient, spec_set=True, instance=True)
+    client.write.side_effect = write
+    store = InfluxHotStore(client, bucket="b", hourly_bucket="h", retention_days=None, request_rows=2_000)
+    rows = pl.concat([ROW, ROW.with_columns(mote_id=pl.lit(2, pl.Int32))] * 10_000)
+    with pytest.raises(HotStoreUnavailableError, match="too busy"):
+        store.write_readings(rows)
+    assert len(sent) == 2
 
 
 def test_a_full_disk_is_told_with_what_to_do_however_long_the_answer() -> None:

@@ -14,6 +14,7 @@ from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError, WriteOutcome
 from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
 from sieis_platform.timeline import DAY_NS
+from tests.front import Front
 from tests.influxdb import Buckets
 
 pytestmark = pytest.mark.services
@@ -111,6 +112,27 @@ def test_a_large_write_in_several_requests_at_once_is_as_one(buckets: Buckets) -
     assert store.write_readings(pl.concat([rows, old])) == WriteOutcome(written=18_000, beyond_retention=600)
     expected = rows.tail(6_000).sort("timestamp", "mote_id")
     assert_frame_equal(store.readings(0, NOW + 1), expected, check_exact=True)
+
+
+@pytest.mark.parametrize(("compress", "encoding"), [(True, "gzip"), (False, "")])
+def test_what_goes_over_the_wire_compressed_or_not_arrives_whole(
+    buckets: Buckets, compress: bool, encoding: str
+) -> None:
+    rows = many(20_000)
+    with Front(buckets.server.address) as front:
+        store = buckets.store(compress=compress, url=front.address)
+        assert store.write_readings(rows) == WriteOutcome(20_000, 0)
+        assert store.write_readings(pl.concat([one(60, NOW), one(60, UNREADABLE_NS)])) == WriteOutcome(1, 0, 1)
+        store.close()
+    assert {write.encoding for write in front.writes} == {encoding}
+    sent = sum(write.size for write in front.writes if write.status == 204) / rows.height
+    assert (sent < 100) == compress, f"{sent:.0f} bytes a row"
+    direct = InfluxHotStore(buckets.operator, bucket=store._bucket, hourly_bucket="h", retention_days=None)
+    assert_frame_equal(
+        direct.readings(0, NOW + 1),
+        pl.concat([rows, one(60, NOW)]).sort("timestamp", "mote_id"),
+        check_exact=True,
+    )
 
 
 def test_a_large_write_that_fails_in_one_lane_has_ended_in_all(buckets: Buckets) -> None:
