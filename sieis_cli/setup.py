@@ -59,8 +59,8 @@ def setup(
 ) -> None:
     """Make what SIEIS needs on the servers of the settings: topics, buckets, InfluxDB's buckets and token.
 
-    What is there already stays as it is, and is reported where it differs from the settings; only a retention of InfluxDB
-    is lengthened. Twice is like once. On the embedded setting there is nothing to do.
+    What is there already stays as it is, and is reported where it differs from the settings; only a retention of
+    InfluxDB is lengthened. Twice is like once. On the embedded setting there is nothing to do.
     """
     console = Console(highlight=False, soft_wrap=True)
     if write_env:

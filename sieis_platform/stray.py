@@ -2,9 +2,9 @@
 
 Belongs here: which those are. Not here: our own settings, which alone say where S3 is, as whom and how.
 
-Explicit options do not suffice. deltalake, Polars and obstore each fill in from the environment what they were not given,
-and some of it cannot be given as "none": an empty session token is sent as a header, AWS_ENDPOINT_URL_S3 wins over an
-endpoint that was given.
+Explicit options do not suffice. deltalake, Polars and obstore each fill in from the environment what they were not
+given, and some of it cannot be given as "none": an empty session token is sent as a header, AWS_ENDPOINT_URL_S3 wins
+over an endpoint that was given.
 """
 
 import os

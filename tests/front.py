@@ -18,7 +18,7 @@ _HOP: Final = ("connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class Write(NamedTuple):
-    """One write: when it came and when it was answered (monotonic seconds), how it was encoded, its bytes, the answer."""
+    """One write: when it came and was answered (monotonic seconds), how it was encoded, its bytes, the answer."""
 
     came: float
     answered: float
@@ -101,7 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = _answer
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
 
     def log_message(self, *_: object) -> None:
         pass

@@ -365,7 +365,8 @@ def test_variables_meant_for_other_programs_change_nothing(made: Server, monkeyp
     nowhere = "http://127.0.0.1:9"
     for name, value in {
         "AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "other", "AWS_SESSION_TOKEN": "other", "TOKEN": "other",
-        "AWS_ENDPOINT_URL": nowhere, "AWS_ENDPOINT_URL_S3": nowhere, "AWS_PROFILE": "other", "AWS_REGION": "mars-north-1",
+        "AWS_ENDPOINT_URL": nowhere, "AWS_ENDPOINT_URL_S3": nowhere, "AWS_PROFILE": "other",
+        "AWS_REGION": "mars-north-1",
         "AWS_SKIP_SIGNATURE": "true", "AWS_PROXY_URL": nowhere,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)

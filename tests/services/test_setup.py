@@ -1,4 +1,4 @@
-"""`sieis setup` on a real InfluxDB, as an operator runs it: the token it leaves in .env, what it says, what it deletes."""
+"""`sieis setup` on a real InfluxDB, as an operator runs it: the token left in .env, what it says, what it deletes."""
 
 import os
 import subprocess

@@ -64,8 +64,8 @@ def is_influx(answer: httpx.Response) -> bool:
 def stranger(address: str, answer: httpx.Response) -> HotStoreError:
     """The error of an answer that says nothing about the lines, as it is not InfluxDB's."""
     return HotStoreError(
-        f"{address} answers {answer.status_code} and is not InfluxDB: {reason(answer)}; check SIEIS_INFLUX_URL (http or "
-        "https, host, port) and what stands between. Nothing is lost: it is written once InfluxDB answers"
+        f"{address} answers {answer.status_code} and is not InfluxDB: {reason(answer)}; check SIEIS_INFLUX_URL (http "
+        "or https, host, port) and what stands between. Nothing is lost: it is written once InfluxDB answers"
     )
 
 

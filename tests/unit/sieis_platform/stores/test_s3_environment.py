@@ -53,7 +53,14 @@ class Server(ThreadingHTTPServer):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            do_GET = do_HEAD = do_PUT = answer
+            def do_GET(self) -> None:
+                self.answer()
+
+            def do_HEAD(self) -> None:
+                self.answer()
+
+            def do_PUT(self) -> None:
+                self.answer()
 
             def log_message(self, *_: object) -> None:
                 pass

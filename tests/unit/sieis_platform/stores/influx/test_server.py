@@ -93,14 +93,14 @@ def test_lines_that_the_server_cannot_read_cost_only_themselves(store: InfluxHot
 def test_a_batch_of_which_the_server_reads_no_line_is_not_passed_over(store: InfluxHotStore) -> None:
     rows = many(100).with_columns(timestamp=pl.lit(UNREADABLE_NS, pl.Int64), mote_id=pl.int_range(100, dtype=pl.Int32))
     assert store.write_readings(rows[:99]).refused == 99
-    with pytest.raises(HotStoreError, match="refuses each of 100 rows.*time outside range"):
+    with pytest.raises(HotStoreError, match=r"refuses each of 100 rows.*time outside range"):
         store.write_readings(rows)
 
 
 def test_a_field_that_somebody_made_text_does_not_count_a_whole_batch_as_refused(store: InfluxHotStore) -> None:
     stray = f'sensor_reading,mote_id=9 temperature="warm" {NOW}'
     assert store._client.write(store._bucket, stray.encode()).status_code == 204
-    with pytest.raises(HotStoreError, match="refuses each of 500 rows.*field type conflict"):
+    with pytest.raises(HotStoreError, match=r"refuses each of 500 rows.*field type conflict"):
         store.write_readings(many(500, start=NOW))
 
 
