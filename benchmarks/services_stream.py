@@ -123,7 +123,7 @@ def _made(settings: Settings) -> Settings:
     """`settings` with what they name made on the servers, as `sieis setup` does, and with the token made for them."""
     ensure_topics(settings)
     make_bucket(settings, bucket_of(settings.archive_location))
-    return settings.model_copy(update={"influx_token": SecretStr(prepare(settings))})
+    return settings.model_copy(update={"influx_token": SecretStr(prepare(settings).token)})
 
 
 def _clocks(services: Services) -> dict[str, Callable[[], float]]:

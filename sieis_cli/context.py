@@ -24,16 +24,26 @@ def load_settings(*, complete: bool = True) -> "Settings":
 
     Raises: SettingsError, one line for each setting that is wrong; ProfileError, one for each that is missing.
     """
+    from sieis_cli.logs import configure
+    from sieis_cli.profile import require_servers
+
+    settings = read_settings()
+    if complete and settings.profile == "services":
+        require_servers(settings)
+    configure(settings.log_level, settings.log_format)
+    return settings
+
+
+def read_settings() -> "Settings":
+    """The settings as a process that starts now would find them. Raises: SettingsError."""
     # Imported here: pydantic takes a third of a second that `sieis --help` need not pay.
     from pydantic import ValidationError
     from pydantic_settings import SettingsError as UnparsedSettingError
 
-    from sieis_cli.logs import configure
-    from sieis_cli.profile import require_servers
     from sieis_platform.settings import Settings
 
     try:
-        settings = Settings()  # pyright: ignore[reportCallIssue] - every field has a default
+        return Settings()  # pyright: ignore[reportCallIssue] - every field has a default
     except ValidationError as error:
         raise SettingsError(_explain(error.errors(include_url=False, include_input=False))) from None
     except UnparsedSettingError as error:
@@ -42,10 +52,6 @@ def load_settings(*, complete: bool = True) -> "Settings":
         raise SettingsError(
             f".env is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
-    if complete and settings.profile == "services":
-        require_servers(settings)
-    configure(settings.log_level, settings.log_format)
-    return settings
 
 
 def _explain(errors: list) -> str:

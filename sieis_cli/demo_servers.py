@@ -92,7 +92,7 @@ def started_over(real: Settings, demo: Settings) -> Iterator[str]:
         # The first use makes a bucket that says of nobody that he made it: it must be the installation's.
         influx.first_use(real)
         influx.remove(demo, description=MADE_BY)
-        token = influx.prepare(demo, description=MADE_BY)
+        token = influx.prepare(demo, description=MADE_BY).token
         for name in _DATABASES:
             _new_database(getattr(real, name), _url(name, getattr(demo, name)).database or "")
         yield token

@@ -29,7 +29,8 @@ _NEEDED: Final = {
 _ON_S3: Final = ("archive_uri", "marts_uri")
 _ADVICE: Final = """\
 Bring servers up with `make services-up` (by docker compose where an engine answers, else without Docker) and name them
-in .env with `.venv/bin/python -m tools.services env --write`, which without --write prints them, for `> .env`.
+in .env with `.venv/bin/python -m tools.services env --write`, which without --write prints them, for `> .env`;
+then `.venv/bin/sieis setup`.
 Or leave SIEIS_PROFILE unset: then each part goes by its own address."""
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from sieis_cli.context import load_settings
+from sieis_cli.context import load_settings, read_settings
 from sieis_platform.errors import FatalError
 
 if TYPE_CHECKING:
@@ -52,11 +52,15 @@ def setup(
     grow_partitions: Annotated[
         bool, typer.Option("--grow-partitions", help="Give an existing topic the partitions it lacks; this moves keys.")
     ] = False,
+    shorten_retention: Annotated[
+        bool,
+        typer.Option("--shorten-retention", help="Let InfluxDB delete what is older than the settings keep by now."),
+    ] = False,
 ) -> None:
     """Make what SIEIS needs on the servers of the settings: topics, buckets, InfluxDB's buckets and token.
 
-    What is there already stays as it is, and is reported where it differs from the settings. Twice is like once. On the
-    embedded setting there is nothing to do.
+    What is there already stays as it is, and is reported where it differs from the settings; only a retention of
+    InfluxDB is lengthened. Twice is like once. On the embedded setting there is nothing to do.
     """
     console = Console(highlight=False, soft_wrap=True)
     if write_env:
@@ -66,7 +70,7 @@ def setup(
     settings = load_settings()
     _topics(settings, console, grow=grow_partitions)
     _buckets(settings, console)
-    _influx(settings, console)
+    _influx(settings, console, shorten=shorten_retention)
 
 
 def write_env_file(path: Path) -> None:
@@ -111,20 +115,28 @@ def _buckets(settings: "Settings", console: Console) -> None:
         console.print(f"bucket {name}: {'made' if make_bucket(settings, name).made else 'there already'}")
 
 
-def _influx(settings: "Settings", console: Console) -> None:
+def _influx(settings: "Settings", console: Console, *, shorten: bool) -> None:
     """InfluxDB's organisation, buckets and token; the token goes into .env, never onto the screen."""
     if not settings.influx_url:
         console.print("hot store: SQLite makes itself when first written")
         return
     from sieis_platform.stores.influx.setup import prepare
 
-    token = prepare(settings)
-    console.print("InfluxDB: buckets, retention and token are there")
+    token, differences = prepare(settings, shorten_retention=shorten)
+    console.print("InfluxDB: buckets and token are there")
+    for difference in differences:
+        console.print(f"  [yellow]differs[/]: {difference}")
     current = settings.influx_token
     if current is not None and current.get_secret_value() == token:
         return
     keep_token(_ENV_FILE, token)
     console.print(f"{_INFLUX_TOKEN} is now in {_ENV_FILE}")
+    found = read_settings().influx_token
+    if found is None or found.get_secret_value() != token:
+        console.print(
+            f"  [yellow]but[/]: the environment has another {_INFLUX_TOKEN}, which wins over {_ENV_FILE}; `unset "
+            f"{_INFLUX_TOKEN}` where you start SIEIS"
+        )
 
 
 def keep_token(path: Path, token: str) -> None:

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sieis_platform import stray
+
 TimelineMode = Literal["align", "year", "none"]
 Sink = Literal["hot", "archive"]
 Profile = Literal["embedded", "services"]
@@ -164,6 +166,9 @@ class Settings(BaseSettings):
     s3_region: str = Field("us-east-1", description="Region of the buckets; most servers other than AWS ignore it.")
     s3_access_key_id: str = Field("", description="Access key of the S3 server.")
     s3_secret_access_key: SecretStr | None = Field(None, description="Secret key of the S3 server.")
+    s3_session_token: SecretStr | None = Field(
+        None, description="Session token that belongs to temporary keys of AWS; unset: the keys are lasting ones."
+    )
     s3_allow_http: bool = Field(False, description="Speak to the S3 server without TLS.")
     s3_timeout_seconds: float = Field(
         10, ge=1, le=300, description="An S3 server silent for so long does not answer; it is tried again later."
@@ -333,7 +338,7 @@ class Settings(BaseSettings):
         "with `:stop` behind, it freezes there (SIGSTOP).",
     )
 
-    @field_validator("profile", mode="before")
+    @field_validator("profile", "s3_session_token", mode="before")
     @classmethod
     def _unset(cls, value: object) -> object:
         return None if value == "" else value  # as docker compose passes on what is not set
@@ -355,6 +360,12 @@ class Settings(BaseSettings):
         if any(not equals for _mote, equals, _days in pairs):
             raise ValueError("write MOTE=DAYS,MOTE=DAYS or a JSON object")
         return {mote.strip(): days.strip() for mote, _equals, days in pairs}
+
+    @model_validator(mode="after")
+    def _alone(self) -> Self:
+        """Only settings count, in every process that reads them: AWS_SESSION_TOKEN and its like are another's."""
+        stray.forget()
+        return self
 
     @model_validator(mode="after")
     def _without_servers(self) -> Self:

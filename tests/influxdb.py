@@ -16,10 +16,12 @@ class Buckets:
         self.operator = self.client(server.credentials["token"])
         self._org = self.operator.api("GET", "/orgs", params={"org": self.operator.org})["orgs"][0]["id"]
 
-    def client(self, token: str, *, timeout_seconds: float = 30.0) -> InfluxClient:
-        """A client with that token."""
-        org = self.server.credentials["org"]
-        return InfluxClient(self.server.address, org=org, token=token, timeout_seconds=timeout_seconds)
+    def client(
+        self, token: str, *, timeout_seconds: float = 30.0, compress: bool = True, url: str = ""
+    ) -> InfluxClient:
+        """A client with that token, by way of `url`. It compresses, as between machines, though settings would not."""
+        address, org = url or self.server.address, self.server.credentials["org"]
+        return InfluxClient(address, org=org, token=token, timeout_seconds=timeout_seconds, compress=compress)
 
     def make(self, days: int | None = None) -> str:
         """The name of a new bucket that keeps so many days (None: all)."""
@@ -35,11 +37,14 @@ class Buckets:
         retention_days: int | None = None,
         request_rows: int = 20_000,
         timeout_seconds: float = 30.0,
+        compress: bool = True,
+        url: str = "",
         now_ns: Callable[[], int] = time.time_ns,
     ) -> InfluxHotStore:
         """An empty hot store."""
+        token = self.server.credentials["token"]
         return InfluxHotStore(
-            self.client(self.server.credentials["token"], timeout_seconds=timeout_seconds),
+            self.client(token, timeout_seconds=timeout_seconds, compress=compress, url=url),
             bucket=self.make(bucket_days),
             hourly_bucket=self.make(bucket_days),
             retention_days=retention_days,

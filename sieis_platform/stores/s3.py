@@ -74,6 +74,8 @@ def storage_options(settings: Settings, uri: str) -> dict[str, str]:
         # No retry begins later than this: a server that hangs costs one timeout, not four.
         "retry_timeout": f"{settings.s3_timeout_seconds:g}s",
     }
+    if settings.s3_session_token:
+        options["aws_session_token"] = settings.s3_session_token.get_secret_value()
     if settings.s3_endpoint_url:
         options["aws_endpoint_url"] = _endpoint(settings)
     return options
@@ -114,6 +116,7 @@ def make_bucket(settings: Settings, name: str) -> Bucket:
             obstore.sign(store, "PUT", "", _SIGNED_FOR),
             content=body,
             timeout=httpx.Timeout(settings.s3_timeout_seconds, connect=_CONNECT_SECONDS),
+            trust_env=False,
         )
     except httpx.TransportError as error:
         raise BucketUnavailableError(f"the S3 server at {where} does not answer ({type(error).__name__})") from None
@@ -164,6 +167,8 @@ def _objects(settings: Settings, name: str) -> "S3Store":
         "virtual_hosted_style_request": False,
         "client_options": {"allow_http": settings.s3_allow_http, "timeout": f"{settings.s3_timeout_seconds:g}s"},
     }
+    if settings.s3_session_token:
+        options["session_token"] = settings.s3_session_token.get_secret_value()
     if settings.s3_endpoint_url:
         options["endpoint"] = _endpoint(settings)
     return S3Store(name, **options)

@@ -39,7 +39,6 @@ def prepared(instances: Iterable[Instance], folder: Path) -> dict[str, str]:
     folder.mkdir()
     name = f"t{uuid.uuid4().hex[:12]}"
     given = {key: value for instance in instances for key, value in instance.settings.items()}
-    operator = given.pop("SIEIS_INFLUX_TOKEN")  # may do everything; SIEIS works with the token that setup makes
     own = {
         # Three servers and a consumer on two cores: a heartbeat may come a second late.
         "kafka_session_timeout_seconds": "3",
@@ -60,7 +59,7 @@ def prepared(instances: Iterable[Instance], folder: Path) -> dict[str, str]:
     assert done.returncode == 0, done.stdout + done.stderr
     token = dotenv_values(folder / ".env")["SIEIS_INFLUX_TOKEN"]
     assert token
-    assert token != operator
+    assert token != given["SIEIS_INFLUX_ADMIN_TOKEN"]  # which may do everything
     given["SIEIS_INFLUX_TOKEN"] = token
     return {key.removeprefix("SIEIS_").lower(): value for key, value in given.items()}
 

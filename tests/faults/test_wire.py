@@ -52,12 +52,18 @@ def broken(server: str) -> Sequence[Toxic]:
     )
 
 
-@pytest.mark.parametrize("server", SINKS)
-def test_a_spoiled_wire_loses_and_repeats_nothing(site: Site, tmp_path: Path, server: str) -> None:
+#: To a server on this machine nothing is compressed unasked: over a wire between machines a torn request is torn gzip.
+WIRES: Final = [*((server, {}) for server in SINKS), ("influxdb", {"influx_gzip": True})]
+
+
+@pytest.mark.parametrize(("server", "more"), WIRES, ids=[*SINKS, "influxdb-gzip"])
+def test_a_spoiled_wire_loses_and_repeats_nothing(
+    site: Site, tmp_path: Path, server: str, more: Mapping[str, object]
+) -> None:
     wire = site.wires[server]
     with site.platform(tmp_path, kafka_session_timeout_seconds=SESSION_SECONDS) as running:
         incarnation = running.incarnation()
-        consumer = running.start("consume", **site.wired(server))
+        consumer = running.start("consume", **site.wired(server), **more)
         with Sender(running.settings, rate=RATE) as sender:
             _goes_on(running, server, "a whole wire")
             for kind, stream, attributes in slow(server):

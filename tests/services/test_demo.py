@@ -17,6 +17,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from obstore.store import S3Store
 from polars.testing import assert_frame_equal
+from pydantic import SecretStr
 
 from sieis_cli.demo_servers import MADE_BY, DemoServersError, own_places, started_over
 from sieis_platform.reading import READING_SCHEMA
@@ -47,9 +48,10 @@ def servers() -> Iterator[Services]:
 
 @pytest.fixture(scope="module")
 def real(servers: Services) -> Settings:
-    """Settings of an installation on the servers, as its `.env` gives them."""
+    """Settings of an installation on the servers, as its `.env` gives them after `sieis setup`."""
     given: dict[str, Any] = {name.removeprefix("SIEIS_").lower(): value for name, value in servers.settings.items()}
-    return Settings(_env_file=None, profile="services", **given)
+    settings = Settings(_env_file=None, profile="services", **given)
+    return settings.changed(influx_token=SecretStr(prepare(settings).token))
 
 
 @pytest.fixture(scope="module")
@@ -229,10 +231,10 @@ def test_a_bucket_with_objects_of_somebody_else_is_left_alone(others: Settings, 
 def test_influxdbs_bucket_of_somebody_else_is_left_alone(others: Settings) -> None:
     mine = others.changed(influx_bucket="theirs", influx_hourly_bucket="theirs_hourly")
     theirs = mine.changed(**own_places(mine))
-    token = prepare(theirs, description="made by hand")
+    token = prepare(theirs, description="made by hand").token
     with pytest.raises(ForeignBucketError, match="theirs-demo"):
         start_over(mine)
-    assert prepare(theirs) == token
+    assert prepare(theirs).token == token
 
 
 def test_a_database_of_somebody_else_is_left_alone(others: Settings, servers: Services) -> None:

@@ -165,7 +165,7 @@ def test_buckets_that_were_deleted_are_made_by_setup_and_filled_by_the_job(
     for bucket in [operator.api("GET", "/buckets", params={"name": name})["buckets"][0] for name in names]:
         operator.api("DELETE", f"/buckets/{bucket['id']}")
     operator.close()
-    new = prepare(settings)
+    new = prepare(settings).token
     assert settings.influx_token is not None
     # The old token was for the old buckets, whatever their names.
     assert new != settings.influx_token.get_secret_value()

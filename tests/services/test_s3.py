@@ -28,14 +28,16 @@ from sieis_platform.stores.archive import (
     LedgerEntry,
 )
 from sieis_platform.stores.marts import MartError, MartUnavailableError
-from sieis_platform.stores.objects import object_store
+from sieis_platform.stores.objects import object_store, put, tag
 from sieis_platform.stores.open import open_archive, open_marts
 from sieis_platform.stores.s3 import (
     Bucket,
     BucketError,
     BucketUnavailableError,
     S3SettingsError,
+    empty_bucket,
     make_bucket,
+    scan_options,
     storage_options,
 )
 from sieis_platform.timeline import DAY_NS
@@ -359,18 +361,41 @@ def test_settings_that_cannot_work_are_named_before_anything_is_opened(
 
 
 def test_variables_meant_for_other_programs_change_nothing(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever library goes there; test_s3_environment.py has every name."""
+    nowhere = "http://127.0.0.1:9"
     for name, value in {
-        "AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "other", "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "other", "AWS_SESSION_TOKEN": "other", "TOKEN": "other",
+        "AWS_ENDPOINT_URL": nowhere, "AWS_ENDPOINT_URL_S3": nowhere, "AWS_PROFILE": "other",
         "AWS_REGION": "mars-north-1",
+        "AWS_SKIP_SIGNATURE": "true", "AWS_PROXY_URL": nowhere,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    open_archive(made.settings).create()
-    assert (
-        DeltaTable(
-            made.settings.archive_uri, storage_options=storage_options(made.settings, "s3://any-bucket")
-        ).version()
-        == 0
-    )
+    settings = made.settings.changed()  # as a process that starts now reads them
+    options = storage_options(settings, settings.archive_uri)
+
+    archive = open_archive(settings)
+    archive.create()
+    append(archive, rows([(1, MIDNIGHT)]))
+    assert DeltaTable(settings.archive_uri, storage_options=options).version() == archive.version() == 1
+    with archive.reading():
+        assert archive.scan().collect().height == 1
+    scanned = pl.scan_delta(settings.archive_uri, storage_options={**options, **scan_options(options)})
+    assert scanned.collect().height == 1
+    put(settings.archive_uri, options, "beside.txt", b"kept")
+    assert tag(settings.archive_uri, options, "beside.txt")
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    assert make_bucket(settings, name) == Bucket(name, made=True)
+    assert empty_bucket(settings, name, mark="mark") == 0
+
+
+def test_a_session_token_of_the_settings_is_looked_at_by_the_server(made: Server) -> None:
+    """Neither server made it, and MinIO says so: it arrives."""
+    if made.instance.name != "minio":
+        pytest.skip("SeaweedFS looks at no session token of lasting keys")
+    token = uuid.uuid4().hex
+    with pytest.raises(ArchiveError) as raised:
+        open_archive(made.settings.changed(s3_session_token=SecretStr(token))).create()
+    assert token not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_folder_needs_no_options(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sieis_platform.errors import SieisError
 from tools.services import install as installing
 from tools.services.background import Background
 from tools.services.cache import Cache
-from tools.services.docker import SERVED, Compose, engine_answers
+from tools.services.docker import SERVED, Compose, look_for_engine
 from tools.services.servers import SERVERS, select
 from tools.services.servers.base import Server
 
@@ -118,7 +118,12 @@ def _servers(only: str) -> list[Server]:
 def _share(only: str, *, native: bool) -> tuple[list[str], list[Server]]:
     """What Docker is to carry out, and what processes of this machine are; those unknown to Compose only by name."""
     asked = _servers(only)
-    if native or not engine_answers():
+    if native:
+        return [], asked
+    engine = look_for_engine()
+    if engine.reason:  # building them takes ten minutes, a group to be in (`docker`) or a daemon to start none
+        _say("docker", f"{engine.reason}; so the servers are processes of this machine (as with --native)")
+    if not engine.answers:
         return [], asked
     composed = [server.name for server in asked if server.name in SERVED]
     return composed, [server for server in asked if server.name not in SERVED] if only else []

@@ -12,8 +12,11 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from tools.services import ports, processes
 from tools.services.cache import Cache
@@ -66,14 +69,11 @@ class Background:
                 entry = self._entry(state, server, homes[server.name].home)
                 instance = self._instance(server, entry)
                 if instance.pids:
-                    instance.wait_ready()
+                    instance.go_on()
                     say(server.name, f"running already at {instance.address}")
                     continue
                 say(server.name, "starting ...")
-                instance.start()
-                assert instance.process  # noqa: S101 - start sets it
-                entry.pid, entry.created = instance.process.pid, instance.process.create_time()
-                self._save(state)
+                instance.start(partial(self._note, state, entry))
                 say(server.name, f"running at {instance.address}")
 
     def down(self, servers: Sequence[Server], say: SayOf, *, delete: bool = False) -> None:
@@ -132,6 +132,10 @@ class Background:
                 entry.ports = ports.choose(server.port_names, taken)
         self._save(state)
         return entry
+
+    def _note(self, state: dict[str, Entry], entry: Entry, process: psutil.Process) -> None:
+        entry.pid, entry.created = process.pid, process.create_time()
+        self._save(state)
 
     def _instance(self, server: Server, entry: Entry) -> Instance:
         place = Place(Path(entry.home), self.folder / server.name, entry.ports, entry.credentials)

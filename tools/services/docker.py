@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,23 +29,34 @@ _ANSWER_SECONDS: Final = 20.0
 _LAST_LINES: Final = 15
 
 
-def engine_answers() -> bool:
-    """Whether there is a Docker engine that answers, with Compose."""
+@dataclass(frozen=True)
+class Found:
+    """Whether a Docker engine with Compose answers; where there is one and it does not, what it says."""
+
+    answers: bool
+    reason: str = ""
+
+
+def look_for_engine() -> Found:
+    """Ask the engine and Compose, if there is a `docker` at all."""
     if shutil.which("docker") is None:
-        return False
+        return Found(answers=False)
     for question in (["info", "--format", "{{.ServerVersion}}"], ["compose", "version"]):
+        asked = f"`docker {' '.join(word for word in question if word[0] not in '-{')}`"
         try:
-            asked = subprocess.run(  # noqa: S603 - our own words, no shell
+            done = subprocess.run(  # noqa: S603 - our own words, no shell
                 ["docker", *question],  # noqa: S607 - wherever docker is
                 capture_output=True,
+                text=True,
                 check=False,
                 timeout=_ANSWER_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            return False
-        if asked.returncode:
-            return False
-    return True
+            return Found(answers=False, reason=f"{asked} did not answer within {_ANSWER_SECONDS:.0f} s")
+        if done.returncode:
+            said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            return Found(answers=False, reason=f"{asked} says: {said}")
+    return Found(answers=True)
 
 
 class Compose:

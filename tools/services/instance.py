@@ -5,6 +5,7 @@ Belongs here: one instance's life. Not here: several together (group.py), or out
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -63,10 +64,11 @@ class Instance:
         """Its processes that are alive."""
         return [one.pid for one in processes.tree(self.process)] if self.process else []
 
-    def start(self) -> None:
+    def start(self, spawned: Callable[[psutil.Process], None] = lambda _process: None) -> None:
         """Start it on its ports with its data and wait until it answers its protocol.
 
-        Raises: StartError, PortTakenError.
+        `spawned` is told the process as soon as there is one, before the first wait: whoever is to find it again must
+        know it even if this process is killed meanwhile. Raises: StartError, PortTakenError.
         """
         if self.pids:
             raise StartError(f"{self.name} is running already")
@@ -86,11 +88,19 @@ class Instance:
                     extra_env=launch.env,
                     user=launch.user,
                 )
-            self.wait_ready()
-            self.server.first_use(self.place)
+            spawned(self.process)
+            self.go_on()
         except BaseException:
             self.kill()
             raise
+
+    def go_on(self) -> None:
+        """Wait until it answers, and do what its first use takes; also where another process has started it.
+
+        Raises: StartError.
+        """
+        self.wait_ready()
+        self.server.first_use(self.place)
 
     def wait_ready(self, seconds: float | None = None) -> None:
         """Wait until it answers its protocol. Raises: StartError when it ends, or takes longer than `seconds`."""

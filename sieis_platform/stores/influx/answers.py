@@ -53,6 +53,30 @@ def refusal(answer: httpx.Response) -> Refusal | None:
     return Refusal(int(dropped[1]), bool(_RETENTION.search(answer.text)), reason(answer))
 
 
+def is_influx(answer: httpx.Response) -> bool:
+    """Whether InfluxDB itself answers: JSON with a `code` in words, which no proxy's page has."""
+    try:
+        return bool(msgspec.json.decode(answer.content, type=_Error).code)
+    except msgspec.DecodeError:
+        return False
+
+
+def stranger(address: str, answer: httpx.Response) -> HotStoreError:
+    """The error of an answer that says nothing about the lines, as it is not InfluxDB's."""
+    return HotStoreError(
+        f"{address} answers {answer.status_code} and is not InfluxDB: {reason(answer)}; check SIEIS_INFLUX_URL (http "
+        "or https, host, port) and what stands between. Nothing is lost: it is written once InfluxDB answers"
+    )
+
+
+def all_refused(address: str, rows: int, said: str) -> HotStoreError:
+    """The error of a batch too large for each of its rows to be bad by itself."""
+    return HotStoreError(
+        f"InfluxDB at {address} refuses each of {rows} rows: {said}; that is no matter of single readings, so nothing "
+        "is passed over. Read docs/runbook.md, 'InfluxDB refuses readings'"
+    )
+
+
 def error(address: str, answer: httpx.Response) -> HotStoreError | HotStoreUnavailableError:
     """The error that an answer is: 429 and 5xx pass by themselves, the others need a person."""
     said = f"{answer.status_code}: {reason(answer)}"

@@ -6,7 +6,7 @@ Belongs here: making and correcting that, any number of times. Not here: the com
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -29,22 +29,38 @@ class ForeignBucketError(FatalError):
     """A bucket that is to be removed was made by somebody else."""
 
 
-def prepare(settings: Settings, *, description: str = "") -> str:
-    """Make what is missing, set the retention, and return the token SIEIS works with (SIEIS_INFLUX_TOKEN).
+class Prepared(NamedTuple):
+    """The token SIEIS works with (SIEIS_INFLUX_TOKEN), and how what was there differs from the settings."""
 
-    An InfluxDB that nobody has set up yet is, with the operator token of the settings and a password that nobody
-    keeps. Repeating it changes nothing and returns the same token. New buckets get `description`.
+    token: str
+    differences: list[str]
+
+
+def prepare(settings: Settings, *, description: str = "", shorten_retention: bool = False) -> Prepared:
+    """Make what is missing, and lengthen the retention of what is there; shorten it only with `shorten_retention`.
+
+    What is older than a bucket's retention is deleted within half an hour, and nothing brings it back. An InfluxDB that
+    nobody has set up yet is, with the operator token of the settings and a password that nobody keeps. Repeating it
+    changes nothing and returns the same token. New buckets get `description`.
 
     Raises: HotStoreError (no address or operator token, or refused), HotStoreUnavailableError.
     """
     with _operating(settings) as (client, operator):
         _first_use(client, settings, operator)
         org = _organisation(client, settings.influx_org)
-        buckets = [
-            _bucket(client, org, settings.influx_bucket, settings.hot_retention_days, description),
-            _bucket(client, org, settings.influx_hourly_bucket, settings.influx_hourly_retention_days, description),
-        ]
-        return _token(client, org, buckets)
+        wanted = {settings.influx_bucket: settings.hot_retention_days}
+        days = settings.influx_hourly_retention_days
+        wanted[settings.influx_hourly_bucket] = max(days, wanted.get(settings.influx_hourly_bucket, 0))
+        there = {bucket["name"]: bucket for bucket in _pages(client, "/buckets", "buckets", {"orgID": org})}
+        ids, differences = [], []
+        for name, days in wanted.items():
+            if (found := there.get(name)) is None:
+                ids.append(_new_bucket(client, org, name, days, description))
+                continue
+            ids.append(found["id"])
+            if difference := _retention(client, found, days, shorten=shorten_retention):
+                differences.append(difference)
+        return Prepared(_token(client, org, ids), differences)
 
 
 def first_use(settings: Settings) -> None:
@@ -128,19 +144,32 @@ def _organisation(client: InfluxClient, name: str) -> str:
     return client.api("POST", "/orgs", body={"name": name})["id"]
 
 
-def _bucket(client: InfluxClient, org: str, name: str, days: int, description: str) -> str:
-    """The bucket's id, with a retention of `days`."""
-    rule = {"type": "expire", "everySeconds": days * _DAY_SECONDS}
-    for bucket in _pages(client, "/buckets", "buckets", {"orgID": org}):
-        if bucket["name"] == name:
-            kept = [found["everySeconds"] for found in bucket["retentionRules"]]
-            if kept != [rule["everySeconds"]]:
-                log.warning("retention of a bucket changed", bucket=name, seconds_before=kept, days=days)
-                client.api("PATCH", f"/buckets/{bucket['id']}", body={"retentionRules": [rule]})
-            return bucket["id"]
+def _new_bucket(client: InfluxClient, org: str, name: str, days: int, description: str) -> str:
+    """The id of a bucket made now, with a retention of `days`."""
     log.info("bucket made", bucket=name, days=days)
-    body = {"orgID": org, "name": name, "description": description, "retentionRules": [rule]}
+    body = {"orgID": org, "name": name, "description": description, "retentionRules": [_rule(days)]}
     return client.api("POST", "/buckets", body=body)["id"]
+
+
+def _retention(client: InfluxClient, bucket: dict[str, Any], days: int, *, shorten: bool) -> str:
+    """Give the bucket a retention of `days` if that keeps more, or with `shorten`; else how it differs."""
+    kept = [rule["everySeconds"] for rule in bucket["retentionRules"] if rule["everySeconds"]]
+    seconds = min(kept, default=None)  # no rule, or one of 0 s: for ever
+    if seconds == days * _DAY_SECONDS:
+        return ""
+    if not shorten and (seconds is None or seconds > days * _DAY_SECONDS):
+        keeps = "for ever" if seconds is None else f"for {seconds / _DAY_SECONDS:g} days"
+        return (
+            f"bucket {bucket['name']} keeps its data {keeps}, the settings say {days} days; `sieis setup "
+            "--shorten-retention` deletes what is older"
+        )
+    log.warning("retention of a bucket changed", bucket=bucket["name"], seconds_before=seconds, days=days)
+    client.api("PATCH", f"/buckets/{bucket['id']}", body={"retentionRules": [_rule(days)]})
+    return ""
+
+
+def _rule(days: int) -> dict[str, object]:
+    return {"type": "expire", "everySeconds": days * _DAY_SECONDS}
 
 
 def _token(client: InfluxClient, org: str, buckets: list[str]) -> str:

@@ -3,6 +3,7 @@
 Belongs here: the HotStore contract in terms of points and series. Not here: the text of lines and queries, HTTP.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,9 @@ _LANES: Final = 2
 _LANE_ROWS: Final = 5_000
 #: Requests do not get smaller than this after failures: 180 KB, which a wire of 0.2 Mbit/s carries within 10 s.
 _LEAST_REQUEST_ROWS: Final = 1_000
+#: Of so many rows (influx_batch_rows by default) not each is bad by itself: what is refused is the whole, and must not
+#: be counted as stored or refused row by row.
+_NO_COINCIDENCE_ROWS: Final = 100
 
 
 class _Rows(NamedTuple):
@@ -138,11 +142,14 @@ class InfluxHotStore:
             rows = rows.sort("timestamp", maintain_order=True)
         if rows.height < self._lanes * _LANE_ROWS or self._request_rows < self._most_rows:
             return self._send(self._bucket, rows, to_lines)  # also over a narrow wire: two would share it
+        given_up = threading.Event()
         of_lane = [rows.filter(pl.col("mote_id") % self._lanes == lane) for lane in range(self._lanes)]
         # Leaving the context waits for all, also after an error: nothing may be written once this has returned.
         with ThreadPoolExecutor(self._lanes, thread_name_prefix="influx") as threads:
             under_way = [
-                threads.submit(self._pieces, self._bucket, lane, to_lines) for lane in of_lane if not lane.is_empty()
+                threads.submit(self._pieces, self._bucket, lane, to_lines, given_up)
+                for lane in of_lane
+                if not lane.is_empty()
             ]
         return [refusal for lane in under_way for refusal in lane.result()]
 
@@ -153,19 +160,30 @@ class InfluxHotStore:
 
         Raises: HotStoreUnavailableError, HotStoreError.
         """
-        refusals = self._pieces(bucket, rows, to_lines)
+        refusals = self._pieces(bucket, rows, to_lines, threading.Event())
         self._request_rows = min(self._most_rows, self._request_rows * 2)
         return refusals
 
     def _pieces(
-        self, bucket: str, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series]
+        self, bucket: str, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series], given_up: threading.Event
     ) -> list[answers.Refusal]:
+        """Send `rows` piece by piece, but nothing more once `given_up` is set, as it is with an error here.
+
+        A server that asks one lane to be left alone is asking all.
+        """
         refusals: list[answers.Refusal] = []
         for piece in rows.iter_slices(self._request_rows):
+            batch = to_lines(piece)
+            if given_up.is_set():
+                break  # whoever set it raises
             try:
-                refusals += self._write(bucket, to_lines(piece))
+                refusals += self._write(bucket, batch)
             except HotStoreUnavailableError:
+                given_up.set()
                 self._request_rows = min(self._most_rows, max(_LEAST_REQUEST_ROWS, piece.height // 2))
+                raise
+            except HotStoreError:
+                given_up.set()
                 raise
         return refusals
 
@@ -176,12 +194,18 @@ class InfluxHotStore:
         self._client.delete(bucket, {**span, "predicate": predicate(measurement, mote)})
 
     def _write(self, bucket: str, batch: pl.Series) -> list[answers.Refusal]:
-        """Send one request of lines; what the server refused of them.
+        """Send lines; what the server refused of them.
 
-        Raises: HotStoreUnavailableError, HotStoreError.
+        Raises: HotStoreUnavailableError, HotStoreError (also where it refused so many, and all of them).
         """
-        if batch.is_empty():
-            return []
+        refusals = self._halved(bucket, batch) if len(batch) else []
+        refused = [refusal for refusal in refusals if not refusal.beyond_retention]
+        if len(batch) >= _NO_COINCIDENCE_ROWS and sum(refusal.points for refusal in refused) >= len(batch):
+            raise answers.all_refused(self._client.address, len(batch), refused[0].reason)
+        return refusals
+
+    def _halved(self, bucket: str, batch: pl.Series) -> list[answers.Refusal]:
+        """Send one request of lines, again by halves where a line costs the others; what the server refused of them."""
         answer = self._client.write(bucket, lines.text(batch))
         if answer.status_code == HTTPStatus.NO_CONTENT:
             return []
@@ -192,10 +216,14 @@ class InfluxHotStore:
             return [refusal]
         if answer.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
             raise answers.error(self._client.address, answer)
+        # Whoever stands before InfluxDB knows no lines: only a request too large for him (413) is worth halving.
+        too_large = answer.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(batch) > 1
+        if not answers.is_influx(answer) and not too_large:
+            raise answers.stranger(self._client.address, answer)
         # 400 and 413 take nothing of the batch: halve it until the bad lines stand alone, so that the others are kept.
         if len(batch) > 1:
             half = len(batch) // 2
-            return [*self._write(bucket, batch[:half]), *self._write(bucket, batch[half:])]
+            return [*self._halved(bucket, batch[:half]), *self._halved(bucket, batch[half:])]
         said = answers.reason(answer)
         log.error("InfluxDB refused a point", bucket=bucket, points=1, reason=said)
         return [answers.Refusal(1, beyond_retention=False, reason=said)]

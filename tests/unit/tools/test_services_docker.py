@@ -13,7 +13,7 @@ import pytest
 from dotenv import dotenv_values
 
 from sieis_platform.settings import Settings
-from tools.services.docker import SERVED, Compose, engine_answers
+from tools.services.docker import SERVED, Compose, Found, look_for_engine
 from tools.services.errors import EngineError, StateError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,16 +71,16 @@ def _quiet(_name: str, _text: str) -> None:
 
 
 def test_an_engine_answers_only_with_compose(engine: Engine) -> None:
-    assert engine_answers()
+    assert look_for_engine() == Found(answers=True)
     engine.answers(compose_version=(1, "", "unknown command"))
-    assert not engine_answers()
+    assert look_for_engine() == Found(answers=False, reason="`docker compose version` says: unknown command")
     engine.answers(**{"info --format": (1, "", "cannot connect to the daemon")})
-    assert not engine_answers()
+    assert look_for_engine() == Found(answers=False, reason="`docker info` says: cannot connect to the daemon")
 
 
 def test_without_docker_there_is_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert not engine_answers()
+    assert look_for_engine() == Found(answers=False)
 
 
 def test_up_makes_the_secrets_once_and_waits_for_health(engine: Engine, compose: Compose) -> None:
@@ -160,3 +160,21 @@ def test_the_command_asks_docker_where_it_answers_and_not_with_native(engine: En
     asked = len(engine.calls)
     assert len(status("--native")) > len(SERVED)
     assert len(engine.calls) == asked
+
+
+def test_an_engine_that_refuses_is_named_before_the_servers_are_processes_of_this_machine(
+    engine: Engine, tmp_path: Path
+) -> None:
+    said = "permission denied while trying to connect to the Docker daemon socket"
+    engine.answers(**{"info --format": (1, "", said)})
+    environment = {**os.environ, "SIEIS_DATA_DIR": str(tmp_path / "var"), "PYTHONPATH": str(ROOT)}
+
+    def status(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tools.services", "status", "--json", *more]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    done = status()
+    assert said in done.stderr
+    assert "processes of this machine" in done.stderr
+    assert len(json.loads(done.stdout)) > len(SERVED)
+    assert status("--native").stderr == ""

@@ -67,7 +67,7 @@ class InfluxDB(Server):
             "username": "sieis",
             "password": new_secret(),
             "org": "sieis",
-            "bucket": "sensor_data",
+            "bucket": "first",  # a setup wants one; SIEIS's own are made by `sieis setup`, with their retention
             "token": new_secret(),
         }
 
@@ -104,11 +104,10 @@ class InfluxDB(Server):
         return f"http://{place.address}"
 
     def settings(self, place: Place) -> dict[str, str]:
-        """Address, organisation, token."""
+        """Address, organisation, the operator's token; `sieis setup` makes with it the one that SIEIS works with."""
         return {
             "SIEIS_INFLUX_URL": self.address(place),
             "SIEIS_INFLUX_ORG": place.credentials["org"],
-            "SIEIS_INFLUX_TOKEN": place.credentials["token"],
             "SIEIS_INFLUX_ADMIN_TOKEN": place.credentials["token"],
         }
 

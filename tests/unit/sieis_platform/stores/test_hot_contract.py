@@ -50,9 +50,10 @@ def make_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         return lambda: SqliteHotStore(
             tmp_path_factory.mktemp("hot") / "hot.sqlite", retention_days=RETENTION_DAYS, now_ns=lambda: NOW_NS
         )
-    # The buckets keep all: the server's clock is not the tests' (test_influx_server.py has its retention).
+    # The buckets keep all: the server's clock is not the tests' (influx/test_server.py has its retention).
+    # Compressed, as between machines; test_server.py sees that it is.
     buckets: Buckets = request.getfixturevalue("buckets")
-    return lambda: buckets.store(retention_days=RETENTION_DAYS, now_ns=lambda: NOW_NS)
+    return lambda: buckets.store(retention_days=RETENTION_DAYS, compress=True, now_ns=lambda: NOW_NS)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError, WriteOutcome
 from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
 from sieis_platform.timeline import DAY_NS
+from tests.front import Front
 from tests.influxdb import Buckets
 
 pytestmark = pytest.mark.services
@@ -71,13 +72,36 @@ def test_points_refused_for_another_reason_are_counted_and_logged_in_the_servers
     assert store.readings(0, NOW + 1)["mote_id"].to_list() == [2]
 
 
-def test_one_line_that_the_server_cannot_read_does_not_cost_the_others(store: InfluxHotStore) -> None:
-    # InfluxDB's time ends one nanosecond before ours, and it answers a batch with such a line 400 and takes nothing.
-    rows = pl.concat([many(500), one(3, 2**63 - 1), many(500, start=NOW)])
+#: InfluxDB's time ends one nanosecond before ours, and it answers a batch with such a line 400 and takes nothing of it.
+UNREADABLE_NS = 2**63 - 1
+
+
+@pytest.mark.parametrize("bad", [1, 7, 150])
+def test_lines_that_the_server_cannot_read_cost_only_themselves(store: InfluxHotStore, bad: int) -> None:
+    good = many(1_000)
+    unreadable = many(bad).with_columns(
+        timestamp=pl.lit(UNREADABLE_NS, pl.Int64), mote_id=pl.int_range(bad, dtype=pl.Int32)
+    )
+    rows = pl.concat([good, unreadable]).sample(fraction=1, shuffle=True, seed=bad)
     with structlog.testing.capture_logs() as logs:
-        assert store.write_readings(rows) == WriteOutcome(written=1000, beyond_retention=0, refused=1)
-    assert store.count_readings() == 1000
-    assert "time outside range" in logs[0]["reason"]
+        assert store.write_readings(rows) == WriteOutcome(written=1_000, beyond_retention=0, refused=bad)
+    assert_frame_equal(store.readings(0, NOW + 1), good.sort("timestamp", "mote_id"), check_exact=True)
+    assert len(logs) == bad
+    assert all("time outside range" in entry["reason"] for entry in logs)
+
+
+def test_a_batch_of_which_the_server_reads_no_line_is_not_passed_over(store: InfluxHotStore) -> None:
+    rows = many(100).with_columns(timestamp=pl.lit(UNREADABLE_NS, pl.Int64), mote_id=pl.int_range(100, dtype=pl.Int32))
+    assert store.write_readings(rows[:99]).refused == 99
+    with pytest.raises(HotStoreError, match=r"refuses each of 100 rows.*time outside range"):
+        store.write_readings(rows)
+
+
+def test_a_field_that_somebody_made_text_does_not_count_a_whole_batch_as_refused(store: InfluxHotStore) -> None:
+    stray = f'sensor_reading,mote_id=9 temperature="warm" {NOW}'
+    assert store._client.write(store._bucket, stray.encode()).status_code == 204
+    with pytest.raises(HotStoreError, match=r"refuses each of 500 rows.*field type conflict"):
+        store.write_readings(many(500, start=NOW))
 
 
 def test_a_large_write_in_several_requests_at_once_is_as_one(buckets: Buckets) -> None:
@@ -88,6 +112,27 @@ def test_a_large_write_in_several_requests_at_once_is_as_one(buckets: Buckets) -
     assert store.write_readings(pl.concat([rows, old])) == WriteOutcome(written=18_000, beyond_retention=600)
     expected = rows.tail(6_000).sort("timestamp", "mote_id")
     assert_frame_equal(store.readings(0, NOW + 1), expected, check_exact=True)
+
+
+@pytest.mark.parametrize(("compress", "encoding"), [(True, "gzip"), (False, "")])
+def test_what_goes_over_the_wire_compressed_or_not_arrives_whole(
+    buckets: Buckets, compress: bool, encoding: str
+) -> None:
+    rows = many(20_000)
+    with Front(buckets.server.address) as front:
+        store = buckets.store(compress=compress, url=front.address)
+        assert store.write_readings(rows) == WriteOutcome(20_000, 0)
+        assert store.write_readings(pl.concat([one(60, NOW), one(60, UNREADABLE_NS)])) == WriteOutcome(1, 0, 1)
+        store.close()
+    assert {write.encoding for write in front.writes} == {encoding}
+    sent = sum(write.size for write in front.writes if write.status == 204) / rows.height
+    assert (sent < 100) == compress, f"{sent:.0f} bytes a row"
+    direct = InfluxHotStore(buckets.operator, bucket=store._bucket, hourly_bucket="h", retention_days=None)
+    assert_frame_equal(
+        direct.readings(0, NOW + 1),
+        pl.concat([rows, one(60, NOW)]).sort("timestamp", "mote_id"),
+        check_exact=True,
+    )
 
 
 def test_a_large_write_that_fails_in_one_lane_has_ended_in_all(buckets: Buckets) -> None:

@@ -35,27 +35,49 @@ def settings(server: Instance, folder: Path, **more: object) -> Settings:
 
 def retentions(buckets: Buckets, org: str) -> dict[str, int]:
     found = buckets.operator.api("GET", "/buckets", params={"org": org})["buckets"]
-    return {one["name"]: one["retentionRules"][0]["everySeconds"] // 86_400 for one in found if one["type"] == "user"}
+    rules = {one["name"]: one["retentionRules"] for one in found if one["type"] == "user"}
+    return {name: kept[0]["everySeconds"] // 86_400 for name, kept in rules.items() if kept}
 
 
 def test_it_makes_what_is_missing_and_nothing_the_second_time(buckets: Buckets, tmp_path: Path) -> None:
     wanted = settings(buckets.server, tmp_path)
     with structlog.testing.capture_logs() as logs:
-        token = prepare(wanted)
+        token = prepare(wanted).token
     assert retentions(buckets, "building-7") == {"sensor_data": 30, "sensor_data_hourly": 90}
     assert token not in str(logs)
     with structlog.testing.capture_logs() as logs:
-        assert prepare(wanted) == token
+        assert prepare(wanted) == (token, [])
     assert logs == []
 
-    changed = settings(buckets.server, tmp_path, hot_retention_days=7, influx_hourly_retention_days=400)
-    assert prepare(changed) == token
-    assert retentions(buckets, "building-7") == {"sensor_data": 7, "sensor_data_hourly": 400}
+
+def test_a_retention_is_lengthened_and_shortened_only_on_demand(buckets: Buckets, tmp_path: Path) -> None:
+    own = {"influx_org": "retention", "hot_retention_days": 30, "influx_hourly_retention_days": 90}
+    prepare(settings(buckets.server, tmp_path, **own))
+    changed = settings(buckets.server, tmp_path, **own | {"hot_retention_days": 7, "influx_hourly_retention_days": 400})
+    done = prepare(changed)
+    assert retentions(buckets, "retention") == {"sensor_data": 30, "sensor_data_hourly": 400}
+    (difference,) = done.differences
+    assert "sensor_data " in difference
+    assert "30 days" in difference
+    assert "7 days" in difference
+    assert "--shorten-retention" in difference
+    assert prepare(changed) == done
+
+    assert prepare(changed, shorten_retention=True) == (done.token, [])
+    assert retentions(buckets, "retention") == {"sensor_data": 7, "sensor_data_hourly": 400}
+
+
+def test_a_bucket_that_keeps_all_is_shortened_only_on_demand(buckets: Buckets, tmp_path: Path) -> None:
+    wanted = settings(buckets.server, tmp_path, influx_org=buckets.operator.org, influx_bucket=buckets.make())
+    (difference,) = prepare(wanted).differences
+    assert "for ever" in difference
+    assert prepare(wanted, shorten_retention=True).differences == []
+    assert retentions(buckets, buckets.operator.org)[wanted.influx_bucket] == 30
 
 
 def test_its_token_serves_the_hot_store_and_nothing_else(buckets: Buckets, tmp_path: Path) -> None:
     wanted = settings(buckets.server, tmp_path, influx_org="least")
-    token = prepare(wanted)
+    token = prepare(wanted).token
     store = open_hot(wanted.model_copy(update={"influx_token": SecretStr(token)}))
     now = time.time_ns()
     store.ping()
@@ -91,9 +113,9 @@ def fresh(buckets: Buckets, tmp_path: Path) -> Iterator[Instance]:
 
 def test_a_server_that_nobody_has_set_up_is(fresh: Instance, tmp_path: Path) -> None:
     wanted = settings(fresh, tmp_path)
-    token = prepare(wanted)
+    token = prepare(wanted).token
     open_hot(wanted.model_copy(update={"influx_token": SecretStr(token)})).ping()
-    assert prepare(wanted) == token
+    assert prepare(wanted).token == token
 
 
 def test_a_demo_may_be_the_first_to_use_a_server_and_start_over_on_it(fresh: Instance, tmp_path: Path) -> None:
@@ -105,7 +127,7 @@ def test_a_demo_may_be_the_first_to_use_a_server_and_start_over_on_it(fresh: Ins
     for _ in range(2):
         first_use(real)
         remove(demo, description="by a demo")
-        token = prepare(demo, description="by a demo")
+        token = prepare(demo, description="by a demo").token
         open_hot(demo.model_copy(update={"influx_token": SecretStr(token)})).ping()
     assert set(retentions(Buckets(fresh), org)) == {"sensor_data", *names.values()}
     with pytest.raises(ForeignBucketError):
