@@ -42,7 +42,7 @@ def prepare(settings: Settings, *, description: str = "") -> str:
         org = _organisation(client, settings.influx_org)
         buckets = [
             _bucket(client, org, settings.influx_bucket, settings.hot_retention_days, description),
-            _bucket(client, org, settings.influx_hourly_bucket, settings.influx_hourly_retention_days, description),
+            _bucket(client, org, settings.influx_hourly_bucket, settings.hot_hourly_retention_days, description),
         ]
         return _token(client, org, buckets)
 

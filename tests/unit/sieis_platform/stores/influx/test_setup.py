@@ -48,7 +48,7 @@ def test_it_makes_what_is_missing_and_nothing_the_second_time(buckets: Buckets, 
         assert prepare(wanted) == token
     assert logs == []
 
-    changed = settings(buckets.server, tmp_path, hot_retention_days=7, influx_hourly_retention_days=400)
+    changed = settings(buckets.server, tmp_path, hot_retention_days=7, hot_hourly_retention_days=400)
     assert prepare(changed) == token
     assert retentions(buckets, "building-7") == {"sensor_data": 7, "sensor_data_hourly": 400}
 
