@@ -24,6 +24,7 @@ from sieis_platform.reading import FIELDS, MAX_MOTE_ID, READING_SCHEMA
 from sieis_platform.state import Correction, CorrectionKind, State
 from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.corrected import APPLIED, IMAGES, UNDONE, CorrectionImages, correction_app
+from sieis_platform.stores.follow import follow
 from sieis_platform.stores.hot import HotStore
 from sieis_platform.stores.marts import Marts
 from sieis_platform.stores.restore import put_back
@@ -232,22 +233,11 @@ class Corrections:
         )
 
     def _follow(self, images: pl.DataFrame, *, delete: bool) -> None:
-        """Make the hot store agree with the archive between the first and last corrected reading of each mote.
-
-        No further: what comes later may not have reached the archive yet.
-        """
-        spans = images.group_by("mote_id").agg(
-            pl.col("timestamp").min().alias("first"), (pl.col("timestamp").max() + 1).alias("end")
-        )
-        for mote, first, end in spans.sort("mote_id").iter_rows():
+        def archived(start_ns: int, end_ns: int, mote: int) -> pl.DataFrame:
             with self._archive.reading():
-                rows = self._archive.scan(first, end, [mote]).select(READING_SCHEMA.names()).collect()
-            keys = images.filter(mote_id=mote).select("timestamp").unique()
-            if delete:
-                self._hot.delete_readings(first, end, [mote])
-            else:
-                rows = rows.join(keys, on="timestamp", how="semi")
-            self._hot.write_readings(rows.sort("timestamp"))
+                return self._archive.scan(start_ns, end_ns, [mote]).select(READING_SCHEMA.names()).collect()
+
+        follow(self._hot, archived, images, delete=delete)
 
     def _kept(self, correction: Correction) -> pl.DataFrame:
         """The images of a correction that was carried out, all of them."""

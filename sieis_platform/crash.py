@@ -19,6 +19,7 @@ POINTS: Final = (
     "hot.before_write",
     "hot.after_write",
     "hot.after_kafka_commit",
+    "hot.before_stale_aggregates",
     "load.before_hot",
     "load.after_hot",
     "load.before_commit",

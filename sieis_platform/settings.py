@@ -202,7 +202,12 @@ class Settings(BaseSettings):
     archive_small_file_bytes: int = Field(
         8 * 1024 * 1024, ge=1, description="A file below this is small: the storage report counts them."
     )
-    hot_retention_days: int = Field(30, ge=1, description="Days the hot store keeps.")
+    hot_retention_days: int = Field(
+        30,
+        ge=1,
+        description="Days the hot store keeps readings and daily aggregates; the archive and the marts keep more.",
+    )
+    hot_hourly_retention_days: int = Field(90, ge=1, description="Days the hot store keeps hourly aggregates.")
     state_url: SecretStr | None = Field(
         None,
         description="Database of the operational state (postgresql+psycopg://…); unset: SQLite in the data directory.",
@@ -232,9 +237,8 @@ class Settings(BaseSettings):
     influx_hourly_bucket: str = Field(
         "sensor_data_hourly",
         min_length=1,
-        description="Bucket of the hourly aggregates (influx_hourly_retention_days).",
+        description="Bucket of the hourly aggregates (hot_hourly_retention_days).",
     )
-    influx_hourly_retention_days: int = Field(90, ge=1, description="Days InfluxDB keeps the hourly aggregates.")
     influx_token: SecretStr | None = Field(
         None, description="Token SIEIS reads and writes with; `sieis setup` makes one that may do nothing else."
     )

@@ -35,6 +35,7 @@ class Buckets:
         *,
         bucket_days: int | None = None,
         retention_days: int | None = None,
+        hourly_retention_days: int | None = None,
         request_rows: int = 20_000,
         timeout_seconds: float = 30.0,
         compress: bool = True,
@@ -48,6 +49,7 @@ class Buckets:
             bucket=self.make(bucket_days),
             hourly_bucket=self.make(bucket_days),
             retention_days=retention_days,
+            hourly_retention_days=hourly_retention_days,
             request_rows=request_rows,
             now_ns=now_ns,
         )

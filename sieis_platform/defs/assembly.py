@@ -8,7 +8,17 @@ import dagster as dg
 from sieis_platform.defs.archive import definitions as archive
 from sieis_platform.defs.archive.historical import historical_asset
 from sieis_platform.defs.ml import assets as ml
-from sieis_platform.defs.operations import alerting, dead_letters, freshness, inbox, jobs, rebuild, run_history, ticks
+from sieis_platform.defs.operations import (
+    alerting,
+    dead_letters,
+    freshness,
+    hot_retention,
+    inbox,
+    jobs,
+    rebuild,
+    run_history,
+    ticks,
+)
 from sieis_platform.defs.partitions import daily_partitions, history_partitions
 from sieis_platform.defs.quality import definitions as quality
 from sieis_platform.defs.resources import PlatformResource
@@ -39,6 +49,7 @@ def build_definitions(settings: Settings, platform: PlatformResource | None = No
         dead_letters.definitions(),
         inbox.definitions(settings),
         rebuild.definitions(),
+        hot_retention.definitions(),
         run_history.definitions(),
         dg.Definitions(assets=[historical_asset(history_partitions(settings))], sensors=[late_data]),
         dg.Definitions(

@@ -10,6 +10,7 @@ import polars as pl
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.reading import FIELDS, READING_SCHEMA
+from sieis_platform.timeline import DAY_NS
 
 Period = Literal["hourly", "daily"]
 
@@ -50,6 +51,30 @@ class HotStoreError(FatalError):
     """The hot store refuses for a reason that will not pass (wrong schema, unreadable file, no permission)."""
 
 
+class AggregatesRefusedError(HotStoreError):
+    """Some aggregates were refused, and not for their age; the others are written. Only a person can mend that."""
+
+
+class Retention(NamedTuple):
+    """Days a hot store keeps readings and daily aggregates, and hourly aggregates; None: for ever."""
+
+    days: int | None
+    hourly_days: int | None
+
+    def oldest_ns(self, now_ns: int, period: Period = "daily") -> int:
+        """The oldest moment (Unix ns) that counts; what is before is neither taken nor shown."""
+        days = self.hourly_days if period == "hourly" else self.days
+        return -(2**63) if days is None else now_ns - days * DAY_NS
+
+
+class Expired(NamedTuple):
+    """Rows that were beyond the retention and have been removed."""
+
+    readings: int = 0
+    daily: int = 0
+    hourly: int = 0
+
+
 class WriteOutcome(NamedTuple):
     """Rows now in the store, rows it refused as older than its retention, and rows it refused for another reason."""
 
@@ -69,7 +94,11 @@ def check_window(aggregates: pl.DataFrame, start_ns: int, end_ns: int) -> None:
 
 
 class HotStore(Protocol):
-    """The last days, for live screens. Writes are idempotent: same mote and timestamp overwrite, the last row wins."""
+    """The last days, for live screens. Writes are idempotent: same mote and timestamp overwrite, the last row wins.
+
+    What is beyond the retention (`Retention`) is neither taken nor shown, whether or not it has been removed yet: every
+    store answers the same at the same moment.
+    """
 
     def write_readings(self, readings: pl.DataFrame) -> WriteOutcome:
         """Write rows with the columns of READING_SCHEMA (others are ignored), in any order; of one key the last wins.
@@ -101,7 +130,11 @@ class HotStore(Protocol):
         ...
 
     def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:
-        """Write rows with the columns of AGGREGATE_SCHEMA; same mote and period_start overwrite."""
+        """Write rows with the columns of AGGREGATE_SCHEMA; same mote and period_start overwrite.
+
+        Those beyond the retention are dropped: the marts have them. Raises: AggregatesRefusedError,
+        HotStoreUnavailableError (repeat the call), HotStoreError.
+        """
         ...
 
     def replace_aggregates(self, period: Period, aggregates: pl.DataFrame, start_ns: int, end_ns: int) -> None:
@@ -109,7 +142,8 @@ class HotStore(Protocol):
 
         What is there for another mote or period of the window is removed: a mote that has lost its readings must not
         keep the average of them. New rows are written first, so a reader never finds a hole. Twice is like once.
-        Raises: HotStoreError for a row outside the window, HotStoreUnavailableError (repeat the call).
+        Ended half-way it has left some of both: repeat it.
+        Raises: HotStoreError for a row outside the window; else as `write_aggregates`.
         """
         ...
 
@@ -123,8 +157,11 @@ class HotStore(Protocol):
         """Remove readings with start_ns <= timestamp < end_ns; the number removed."""
         ...
 
-    def expire(self, before_ns: int) -> int:
-        """Remove readings older than `before_ns` (retention); the number removed."""
+    def expire(self) -> Expired:
+        """Remove what is beyond the retention, where the store does not do so by itself; how much.
+
+        Changes no answer, frees the space. Raises: HotStoreUnavailableError (repeat the call), HotStoreError.
+        """
         ...
 
     def ping(self) -> None:

@@ -21,6 +21,7 @@ def open_hot(settings: Settings) -> HotStore:
     return SqliteHotStore(
         settings.hot_path,
         retention_days=settings.hot_retention_days,
+        hourly_retention_days=settings.hot_hourly_retention_days,
         piece_seconds=settings.hot_piece_milliseconds / 1000,
     )
 
@@ -57,5 +58,6 @@ def _open_influx(settings: Settings) -> HotStore:
         bucket=settings.influx_bucket,
         hourly_bucket=settings.influx_hourly_bucket,
         retention_days=settings.hot_retention_days,
+        hourly_retention_days=settings.hot_hourly_retention_days,
         request_rows=settings.influx_request_rows,
     )

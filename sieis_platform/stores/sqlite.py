@@ -1,6 +1,6 @@
 """The hot store of the embedded setting: one SQLite file in WAL mode, written in columns, read by any thread.
 
-Belongs here: SQL, locking, what SQLite's errors mean. Not here: when to expire readings.
+Belongs here: SQL, locking, what SQLite's errors mean. Not here: when to expire them.
 """
 
 import json
@@ -14,18 +14,22 @@ from typing import Any, Final, get_args
 
 import polars as pl
 
+from sieis_platform import crash
 from sieis_platform.reading import READING_SCHEMA, utc
 from sieis_platform.stores.hot import (
     AGGREGATE_SCHEMA,
     DAILY_SUMS_SCHEMA,
     LATEST_SCHEMA,
     SUMS,
+    Expired,
     HotStoreError,
     HotStoreUnavailableError,
     Period,
+    Retention,
     WriteOutcome,
     check_window,
 )
+from sieis_platform.stores.pieces import Pieces
 from sieis_platform.timeline import DAY_NS
 
 SCHEMA_VERSION: Final = 1
@@ -40,7 +44,6 @@ _MAX_NS: Final = 2**63 - 1
 _ROWS_A_STATEMENT: Final = 500
 #: SQLITE_MAX_VARIABLE_NUMBER of a default build since 3.32 is 32,766.
 _VARIABLES_A_STATEMENT: Final = 32_000
-_FIRST_PIECE_ROWS: Final = 5_000
 
 #: How long a write waits for another writer. Bulk writers hold the lock for one piece (50 ms) at a time, so this is
 #: never reached unless something else holds a transaction open (a shell).
@@ -48,12 +51,15 @@ _LOCK_SECONDS: Final = 10.0
 #: A bulk writer leaves the lock free while it prepares its next piece (more than 2 ms): polling every millisecond never
 #: misses that gap, where SQLite's own handler, which backs off to 100 ms, misses it again and again.
 _POLL_SECONDS: Final = 0.001
+#: The gap that a delete in pieces leaves, as it has nothing to prepare: whoever polls finds it.
+_GAP_SECONDS: Final = 2 * _POLL_SECONDS
 
 #: First window of a read with a limit: 54 motes at 30 s have 6,480 readings an hour.
 _FIRST_WINDOW_NS: Final = 3_600 * 1_000_000_000
 
 _READING_COLUMNS: Final = tuple(READING_SCHEMA)
 _AGGREGATE_COLUMNS: Final = tuple(AGGREGATE_SCHEMA)
+_AGGREGATE_KEY: Final = ("period_start", "mote_id")
 _TABLES: Final[dict[Period, str]] = {period: f"{period}_aggregates" for period in get_args(Period)}
 
 # Clustered by (mote_id, timestamp): the newest reading of a mote is one seek, a series of a mote is one run of pages.
@@ -71,7 +77,7 @@ _DDL: Final = (
         + ", ".join(
             f"{name} {'REAL' if dtype == pl.Float64 else 'INTEGER'}" for name, dtype in AGGREGATE_SCHEMA.items()
         )
-        + ", PRIMARY KEY (period_start, mote_id)) WITHOUT ROWID"
+        + f", PRIMARY KEY ({', '.join(_AGGREGATE_KEY)})) WITHOUT ROWID"
         for table in _TABLES.values()
     ),
     f"PRAGMA user_version = {SCHEMA_VERSION}",
@@ -89,8 +95,9 @@ class SqliteHotStore:
     """HotStore on the SQLite file at `path`; made at the first write, empty until then.
 
     One instance may be used from several threads, and several processes may use the file: readers never wait, writers
-    take turns. Rows older than `retention_days` before `now_ns()` are refused (None: nothing is). A write larger than
-    what fits in `piece_seconds` is committed in pieces of about that long: not atomic, but harmless to repeat.
+    take turns. Readings and daily aggregates older than `retention_days` before `now_ns()` do not count, hourly ones
+    older than `hourly_retention_days` (None: all do). A write or delete larger than what fits in `piece_seconds` is
+    committed in pieces of about that long: not atomic, but harmless to repeat.
     """
 
     def __init__(
@@ -98,16 +105,17 @@ class SqliteHotStore:
         path: Path,
         *,
         retention_days: int | None = 30,
+        hourly_retention_days: int | None = 90,
         piece_seconds: float = 0.05,
         lock_seconds: float = _LOCK_SECONDS,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.path = path
-        self._retention_ns = None if retention_days is None else retention_days * DAY_NS
-        self._piece_seconds = piece_seconds
+        self._retention = Retention(retention_days, hourly_retention_days)
         self._lock_seconds = lock_seconds
         self._now_ns = now_ns
-        self._piece_rows = _FIRST_PIECE_ROWS
+        self._inserts = Pieces(piece_seconds, _ROWS_A_STATEMENT)
+        self._deletes = Pieces(piece_seconds, _ROWS_A_STATEMENT)
         self._write_lock = threading.Lock()
         self._pool_lock = threading.Lock()
         self._writer: tuple[sqlite3.Connection, tuple[int, int]] | None = None
@@ -122,8 +130,7 @@ class SqliteHotStore:
         """See HotStore. Raises: HotStoreUnavailableError (locked, disk full), HotStoreError."""
         rows = readings.select(pl.col(name).cast(dtype) for name, dtype in READING_SCHEMA.items())
         now = self._now_ns()
-        if self._retention_ns is not None:
-            rows = rows.filter(pl.col("timestamp") >= now - self._retention_ns)
+        rows = rows.filter(pl.col("timestamp") >= self._retention.oldest_ns(now))
         # In key order the pages of one mote are touched together; equal keys keep their order, so the last row wins.
         ordered = rows.sort("mote_id", "timestamp", maintain_order=True)
         self._insert("readings", (*_READING_COLUMNS, "updated_at"), ordered, constant=now)
@@ -132,6 +139,7 @@ class SqliteHotStore:
     def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:
         """See HotStore. Raises: HotStoreUnavailableError (locked, disk full), HotStoreError."""
         rows = aggregates.select(pl.col(name).cast(dtype) for name, dtype in AGGREGATE_SCHEMA.items())
+        rows = rows.filter(pl.col("period_start") >= self._oldest_ns(period))
         ordered = rows.sort("period_start", "mote_id", maintain_order=True)
         self._insert(_TABLES[period], _AGGREGATE_COLUMNS, ordered)
 
@@ -141,47 +149,55 @@ class SqliteHotStore:
         self.write_aggregates(period, aggregates)
         key = ["mote_id", "period_start"]
         stale = self.aggregates(period, start_ns, end_ns).join(aggregates.cast(AGGREGATE_SCHEMA), on=key, how="anti")
-        if stale.is_empty():
-            return
-        with self._writing() as connection:
-            connection.executemany(
-                f"DELETE FROM {_TABLES[period]} WHERE mote_id = ? AND period_start = ?",  # noqa: S608 - constant text
-                stale.select(key).rows(),
-            )
+        for (mote,), rows in stale.group_by("mote_id", maintain_order=True):
+            crash.point("hot.before_stale_aggregates")
+            for piece in rows.iter_slices(self._deletes.rows):
+                with self._writing() as connection:
+                    connection.executemany(
+                        f"DELETE FROM {_TABLES[period]} WHERE mote_id = ? AND period_start = ?",  # noqa: S608 - constant text
+                        ((mote, start) for start in piece["period_start"]),
+                    )
 
     def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
         """See HotStore; in pieces, like every bulk write."""
-        if not self._exists():
-            return 0
-        with self._reading() as connection:
-            if connection is None:
-                return 0
-            with_motes, parameters = _motes(mote_ids)
-            motes = [
-                row[0]
-                for row in connection.execute(f"{with_motes} SELECT id FROM motes WHERE id IS NOT NULL", parameters)  # noqa: S608 - constant text
-            ]
-        removed = 0
-        for mote in motes:
-            while True:
-                with self._writing() as connection:
-                    # The first row beyond this piece bounds it: a DELETE with LIMIT is not in every build of SQLite.
-                    bound = connection.execute(
-                        "SELECT timestamp FROM readings WHERE mote_id = ? AND timestamp >= ? AND timestamp < ? "
-                        "ORDER BY timestamp LIMIT 1 OFFSET ?",
-                        (mote, start_ns, end_ns, self._piece_rows),
-                    ).fetchone()
-                    removed += connection.execute(
-                        "DELETE FROM readings WHERE mote_id = ? AND timestamp >= ? AND timestamp < ?",
-                        (mote, start_ns, bound[0] if bound else end_ns),
-                    ).rowcount
-                if bound is None:
-                    break
-        return removed
+        with_motes, parameters = _motes(mote_ids)
+        motes = self._fetch(f"{with_motes} SELECT id FROM motes WHERE id IS NOT NULL", parameters)  # noqa: S608 - constant text
+        inside = "mote_id = :mote AND timestamp >= :start AND timestamp < :end"
+        return sum(
+            self._delete("readings", ("timestamp",), inside, {"mote": mote, "start": start_ns, "end": end_ns})
+            for (mote,) in motes
+        )
 
-    def expire(self, before_ns: int) -> int:
-        """See HotStore. The file keeps its size; the space is used again."""
-        return self.delete_readings(_MIN_NS, before_ns)
+    def expire(self) -> Expired:
+        """See HotStore; in pieces. The file keeps its size; the space is used again."""
+        removed = {
+            period: self._delete(table, _AGGREGATE_KEY, "period_start < :before", {"before": self._oldest_ns(period)})
+            for period, table in _TABLES.items()
+        }
+        return Expired(self.delete_readings(_MIN_NS, self._oldest_ns()), **removed)
+
+    def _oldest_ns(self, period: Period = "daily") -> int:
+        return self._retention.oldest_ns(self._now_ns(), period)
+
+    def _delete(self, table: str, key: Sequence[str], where: str, parameters: dict[str, Any]) -> int:
+        """Delete the rows `where` in pieces, in the order of `key` (unique among them, and an index has it)."""
+        columns = ", ".join(key)
+        beyond = f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {columns} LIMIT 1 OFFSET :skipped"  # noqa: S608 - constant text
+        if not self._fetch(beyond, {**parameters, "skipped": 0}):
+            return 0
+        removed, rest = 0, True
+        while rest:
+            # The first row beyond the piece bounds it: a DELETE with LIMIT is not in every build of SQLite.
+            bounds = self._fetch(beyond, {**parameters, "skipped": self._deletes.rows})
+            named = {f"bound{index}": value for index, value in enumerate(bounds[0])} if bounds else {}
+            upto = f" AND ({columns}) < ({', '.join(f':{name}' for name in named)})" if named else ""
+            with self._writing() as connection:
+                began = time.perf_counter()
+                rows = connection.execute(f"DELETE FROM {table} WHERE {where}{upto}", {**parameters, **named}).rowcount  # noqa: S608 - constant text
+            self._deletes.took(rows, time.perf_counter() - began)
+            removed, rest = removed + rows, bool(bounds)
+            time.sleep(_GAP_SECONDS)
+        return removed
 
     def _insert(self, table: str, columns: Sequence[str], rows: pl.DataFrame, constant: int | None = None) -> None:
         """Insert or replace `rows` in pieces; a last column that is not in `rows` gets `constant`."""
@@ -194,7 +210,7 @@ class SqliteHotStore:
         full = head + ",".join([row] * most)
         start = 0
         while start < rows.height:
-            piece = rows.slice(start, self._piece_rows)
+            piece = rows.slice(start, self._inserts.rows)
             # Outside the transaction: this is the gap in which another writer gets its turn.
             flat = _flat(piece)
             with self._writing() as connection:
@@ -205,14 +221,7 @@ class SqliteHotStore:
                 if rest := piece.height - whole:
                     connection.execute(head + ",".join([row] * rest), flat[whole * width :])
             start += piece.height
-            self._adapt(piece.height, time.perf_counter() - began)
-
-    def _adapt(self, rows: int, seconds: float) -> None:
-        """Next piece from the rate of this one; small writes say nothing about the rate."""
-        if rows >= _ROWS_A_STATEMENT:
-            wanted = int(rows * self._piece_seconds / max(seconds, 1e-6))
-            # At most doubled: one lucky piece must not lead to a second-long one when the disk then stalls.
-            self._piece_rows = max(_ROWS_A_STATEMENT, min(wanted, 2 * self._piece_rows, 200_000))
+            self._inserts.took(piece.height, time.perf_counter() - began)
 
     # -- reads ---------------------------------------------------------------------------------------------------
     def latest(self, mote_ids: Sequence[int] | None = None) -> pl.DataFrame:
@@ -222,8 +231,9 @@ class SqliteHotStore:
             f"""{with_motes} SELECT r.mote_id, r.timestamp, temperature, humidity, light, voltage, updated_at
             FROM motes CROSS JOIN readings r
             WHERE r.mote_id = motes.id AND r.timestamp = (SELECT max(timestamp) FROM readings WHERE mote_id = motes.id)
+            AND r.timestamp >= :oldest
             ORDER BY r.mote_id""",  # noqa: S608 - constant text
-            parameters,
+            {**parameters, "oldest": self._oldest_ns()},
         )
         frame = _frame(rows, pl.Schema({**READING_SCHEMA, "updated_at": pl.Int64()}))
         updated = utc("updated_at").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").alias("updated_timestamp")
@@ -238,6 +248,7 @@ class SqliteHotStore:
             FROM motes CROSS JOIN readings r
             WHERE r.mote_id = motes.id AND r.timestamp >= :start AND r.timestamp < :end
             ORDER BY r.timestamp, r.mote_id LIMIT :limit"""  # noqa: S608 - constant text
+        start_ns = max(start_ns, self._oldest_ns())
         parameters |= {"start": start_ns, "end": end_ns, "limit": -1 if limit is None else limit}
         if limit is None:
             return _frame(self._fetch(window, parameters), READING_SCHEMA)
@@ -258,14 +269,19 @@ class SqliteHotStore:
 
     def count_readings(self, start_ns: int | None = None, end_ns: int | None = None) -> int:
         """See HotStore."""
+        oldest = self._oldest_ns()
+        within = """SELECT count(*) FROM motes CROSS JOIN readings r
+            WHERE r.mote_id = motes.id AND r.timestamp >= :start AND r.timestamp < :end"""
         if start_ns is None and end_ns is None:
-            rows = self._fetch("SELECT count(*) FROM readings", {})
+            # All rows are counted page by page; those beyond the retention, a day's at most, one by one.
+            counted = f"{_ALL} SELECT (SELECT count(*) FROM readings) - ({within})"  # noqa: S608 - constant text
+            rows = self._fetch(counted, {"start": _MIN_NS, "end": oldest})
         else:
-            rows = self._fetch(
-                f"""{_ALL} SELECT count(*) FROM motes CROSS JOIN readings r
-                WHERE r.mote_id = motes.id AND r.timestamp >= :start AND r.timestamp < :end""",  # noqa: S608 - constant text
-                {"start": _MIN_NS if start_ns is None else start_ns, "end": _MAX_NS if end_ns is None else end_ns},
-            )
+            bounds = {
+                "start": oldest if start_ns is None else max(start_ns, oldest),
+                "end": _MAX_NS if end_ns is None else end_ns,
+            }
+            rows = self._fetch(f"{_ALL} {within}", bounds)
         return rows[0][0] if rows else 0
 
     def daily_sums(self, start_ns: int, end_ns: int) -> pl.DataFrame:
@@ -278,7 +294,7 @@ class SqliteHotStore:
             FROM motes CROSS JOIN readings r
             WHERE r.mote_id = motes.id AND r.timestamp >= :start AND r.timestamp < :end
             GROUP BY r.mote_id, day_start ORDER BY day_start, r.mote_id""",  # noqa: S608 - constant text
-            {"start": start_ns, "end": end_ns},
+            {"start": max(start_ns, self._oldest_ns()), "end": end_ns},
         )
         return _frame(rows, DAILY_SUMS_SCHEMA)
 
@@ -291,7 +307,7 @@ class SqliteHotStore:
         rows = self._fetch(
             f"""SELECT {",".join(_AGGREGATE_COLUMNS)} FROM {_TABLES[period]}
             WHERE period_start >= :start AND period_start < :end {asked} ORDER BY period_start, mote_id""",  # noqa: S608 - constant text
-            {**parameters, "start": start_ns, "end": end_ns},
+            {**parameters, "start": max(start_ns, self._oldest_ns(period)), "end": end_ns},
         )
         return _frame(rows, AGGREGATE_SCHEMA)
 
@@ -313,9 +329,6 @@ class SqliteHotStore:
             return [] if connection is None else connection.execute(sql, parameters).fetchall()
 
     # -- connections ---------------------------------------------------------------------------------------------
-    def _exists(self) -> bool:
-        return self._file() is not None
-
     def _file(self) -> tuple[int, int] | None:
         """Identity of the file, to notice that it was removed or replaced under an open connection."""
         try:

@@ -167,6 +167,25 @@ def test_a_killed_run_leaves_whole_days_and_again_makes_all_of_them(
     killed_and_made_again(behind, undisturbed, assets, point)
 
 
+@pytest.mark.parametrize("assets", [BOTH, HOURLY], ids=["daily", "hourly"])
+def test_a_run_killed_between_the_writes_to_the_hot_store_is_made_whole_by_another(
+    behind: Platform, undisturbed: tuple[Days, Days], assets: str
+) -> None:
+    """The new aggregates are written, and those of the mote that has lost its readings are still there."""
+    before, after = undisturbed
+    assert run(behind, assets, "hot.before_stale_aggregates") == -signal.SIGKILL, behind.log.read_text()[-4_000:]
+    period = "daily" if assets == BOTH else "hourly"
+    losing = (period, str(TOUCHED[1]))
+    lost = before[losing].filter(mote_id=4)
+    assert not lost.is_empty()
+    half = {**before, **{(period, str(date)): after[period, str(date)] for date in TOUCHED}}
+    half[losing] = pl.concat([after[losing], lost]).sort("period_start", "mote_id")
+    same(stored(behind)[1], half)
+    assert run(behind, BOTH) == 0, behind.log.read_text()[-4_000:]
+    for found in stored(behind):
+        same(found, after)
+
+
 def test_what_a_killed_run_was_to_make_is_asked_for_again(
     behind: Platform, undisturbed: tuple[Days, Days], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ UNTOLD: Final = {
         "last": "as first",
     },
     "hot_store": {"version": "overwritten in place, it has no versions"},
+    "hot_retention": {"version": "as hot_store"},
     "alerts": {"version": "rows of the operational state, which has no versions"},
     "inbox": {
         "version": "files, each loaded once",
@@ -160,7 +161,8 @@ def _every_job(made: Installation) -> set[str]:
         assert made.backfill(history.first, history.last, replace=replace).success
     days = {"refresh_and_train": Window(day(6), today()), "refresh": Window(day(6), today()), "close_day": history}
     care = ("compact_open_day", "move_cold", "retention")
-    others = ("observe_archive", "rebuild_hot_store", "build_data_docs", "vacuum", "delete_old_runs")
+    hot = ("rebuild_hot_store", "expire_hot_store")
+    others = ("observe_archive", *hot, "build_data_docs", "vacuum", "delete_old_runs")
     for job in (*days, *care, *others):
         made.run(job, days.get(job))
     made.run("__ASSET_JOB", None, "run_history")

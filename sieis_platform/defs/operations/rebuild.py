@@ -46,7 +46,7 @@ def span(settings: Settings, config: RebuildConfig) -> Span:
     first = named or today() - dt.timedelta(settings.hot_retention_days)
     if last < first:
         raise dg.Failure(f"there is no day between {first} and {last}", allow_retries=False)
-    hourly = today() - dt.timedelta(settings.influx_hourly_retention_days)
+    hourly = today() - dt.timedelta(settings.hot_hourly_retention_days)
     return Span(first, last, named or min(first, hourly))
 
 
@@ -76,6 +76,7 @@ def rebuild_hot_store_op(context: dg.OpExecutionContext, platform: PlatformResou
                 "beyond_retention": summary.beyond_retention,
                 "refused": summary.refused,
                 "aggregates_written": summary.aggregates_written,
+                "changed_meanwhile": summary.changed_meanwhile,
                 **HOT_LINEAGE,
             },
         )

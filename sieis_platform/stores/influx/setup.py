@@ -49,7 +49,7 @@ def prepare(settings: Settings, *, description: str = "", shorten_retention: boo
         _first_use(client, settings, operator)
         org = _organisation(client, settings.influx_org)
         wanted = {settings.influx_bucket: settings.hot_retention_days}
-        days = settings.influx_hourly_retention_days
+        days = settings.hot_hourly_retention_days
         wanted[settings.influx_hourly_bucket] = max(days, wanted.get(settings.influx_hourly_bucket, 0))
         there = {bucket["name"]: bucket for bucket in _pages(client, "/buckets", "buckets", {"orgID": org})}
         ids, differences = [], []

@@ -13,15 +13,19 @@ from typing import Final, NamedTuple
 import polars as pl
 import structlog
 
+from sieis_platform import crash
 from sieis_platform.reading import FIELDS, READING_SCHEMA
 from sieis_platform.stores.hot import (
     AGGREGATE_SCHEMA,
     DAILY_SUMS_SCHEMA,
     LATEST_SCHEMA,
     SUMS,
+    AggregatesRefusedError,
+    Expired,
     HotStoreError,
     HotStoreUnavailableError,
     Period,
+    Retention,
     WriteOutcome,
     check_window,
 )
@@ -60,8 +64,9 @@ class _Rows(NamedTuple):
 class InfluxHotStore:
     """HotStore on the buckets `bucket` (readings, daily aggregates) and `hourly_bucket` of one InfluxDB.
 
-    Rows older than `retention_days` before `now_ns()` are not even sent (None: all are); what the server then still
-    refuses as beyond its own retention is counted the same. A write larger than `request_rows` takes several requests:
+    Readings and daily aggregates older than `retention_days` before `now_ns()` are neither sent nor asked for, hourly
+    ones older than `hourly_retention_days` (None: all are); what the server then still refuses as beyond its own
+    retention is counted the same. A write larger than `request_rows` takes several requests:
     not atomic, but harmless to repeat. Of a large write `lanes` requests are under way at once, the rows of a mote one
     after the other in one lane: of the same key the last one still wins.
     """
@@ -73,6 +78,7 @@ class InfluxHotStore:
         bucket: str,
         hourly_bucket: str,
         retention_days: int | None = 30,
+        hourly_retention_days: int | None = 90,
         request_rows: int = 20_000,
         lanes: int = _LANES,
         now_ns: Callable[[], int] = time.time_ns,
@@ -80,7 +86,7 @@ class InfluxHotStore:
         self._client = client
         self._buckets: dict[Period, str] = {"daily": bucket, "hourly": hourly_bucket}
         self._bucket = bucket
-        self._retention_ns = None if retention_days is None else retention_days * DAY_NS
+        self._retention = Retention(retention_days, hourly_retention_days)
         self._most_rows = request_rows
         self._request_rows = request_rows
         self._lanes = lanes
@@ -94,8 +100,7 @@ class InfluxHotStore:
         """See HotStore. Raises: HotStoreUnavailableError (with the server's Retry-After), HotStoreError."""
         rows = readings.select(pl.col(name).cast(dtype) for name, dtype in READING_SCHEMA.items())
         now = self._now_ns()
-        if self._retention_ns is not None:
-            rows = rows.filter(pl.col("timestamp") >= now - self._retention_ns)
+        rows = rows.filter(pl.col("timestamp") >= self._retention.oldest_ns(now))
         updated = pl.select(_utc_text(pl.lit(now))).item()
         beyond, refused = readings.height - rows.height, 0
         for refusal in self._send_readings(rows, lambda piece: lines.readings(piece, updated)):
@@ -106,18 +111,24 @@ class InfluxHotStore:
         return WriteOutcome(readings.height - beyond - refused, beyond, refused)
 
     def write_aggregates(self, period: Period, aggregates: pl.DataFrame) -> None:
-        """See HotStore. What is older than the bucket's retention is dropped: it is in the marts.
-
-        Raises: HotStoreUnavailableError, HotStoreError.
-        """
+        """See HotStore. Raises: AggregatesRefusedError, HotStoreUnavailableError, HotStoreError."""
         rows = aggregates.select(pl.col(name).cast(dtype) for name, dtype in AGGREGATE_SCHEMA.items())
-        self._send(self._buckets[period], rows, lambda piece: lines.aggregates(period, piece))
+        rows = rows.filter(pl.col("period_start") >= self._oldest_ns(period))
+        refusals = self._send(self._buckets[period], rows, lambda piece: lines.aggregates(period, piece))
+        # Of readings the consumer counts what was refused; of aggregates nobody would know that they are missing.
+        if refused := [refusal for refusal in refusals if not refusal.beyond_retention]:
+            raise AggregatesRefusedError(
+                f"InfluxDB at {self._client.address} refused {sum(refusal.points for refusal in refused)} of "
+                f"{rows.height} {period} aggregates ({refused[0].reason}); the others are written. If something else "
+                f"has written to {AGGREGATES[period]}, delete its points, then make the aggregates again"
+            )
 
     def replace_aggregates(self, period: Period, aggregates: pl.DataFrame, start_ns: int, end_ns: int) -> None:
-        """See HotStore. Raises: HotStoreUnavailableError, HotStoreError."""
+        """See HotStore. Raises: AggregatesRefusedError, HotStoreUnavailableError, HotStoreError."""
         check_window(aggregates, start_ns, end_ns)
         self.write_aggregates(period, aggregates)
         for mote, first, last in _stale(self.aggregates(period, start_ns, end_ns), aggregates).iter_rows():
+            crash.point("hot.before_stale_aggregates")
             self._delete(self._buckets[period], AGGREGATES[period], first, last + 1, mote)
 
     def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
@@ -129,9 +140,12 @@ class InfluxHotStore:
             self._delete(self._bucket, READINGS, start_ns, end_ns, mote)
         return int(removed["rows"].sum())
 
-    def expire(self, before_ns: int) -> int:
-        """See HotStore. Nothing needs to call it: the bucket's own retention removes what is old."""
-        return self.delete_readings(MIN_NS, before_ns)
+    def expire(self) -> Expired:
+        """See HotStore: nothing, the retention of the buckets removes what is old."""
+        return Expired()
+
+    def _oldest_ns(self, period: Period = "daily") -> int:
+        return self._retention.oldest_ns(self._now_ns(), period)
 
     def _send_readings(
         self, rows: pl.DataFrame, to_lines: Callable[[pl.DataFrame], pl.Series]
@@ -234,7 +248,8 @@ class InfluxHotStore:
         if mote_ids is not None and not mote_ids:
             return pl.DataFrame(schema=LATEST_SCHEMA)
         fields = (*_READING_FIELDS, UPDATED)
-        asked = [Selection(self._bucket, READINGS, fields, MIN_NS, MAX_NS, mote_ids)]
+        oldest = self._oldest_ns()
+        asked = [Selection(self._bucket, READINGS, fields, oldest, MAX_NS, mote_ids)]
         found: list[pl.DataFrame] = []
         for attempt in range(_LATEST_ATTEMPTS):
             # A field that the newest reading lacks comes with an older time: it joins nothing.
@@ -244,9 +259,10 @@ class InfluxHotStore:
             # Where it hangs half-way, the newest is still the one before.
             more = 1 if attempt < _LATEST_ATTEMPTS // 2 else 0
             asked = [
-                Selection(self._bucket, READINGS, fields, MIN_NS, ns + more, motes)
+                Selection(self._bucket, READINGS, fields, oldest, ns + more, motes)
                 for part in parts
                 for ns, motes in part.torn.group_by("timestamp").agg("mote_id").iter_rows()
+                if ns + more > oldest  # Flux takes no empty range
             ]
         return pl.concat(found).select(LATEST_SCHEMA.names()).cast(LATEST_SCHEMA).sort("mote_id")
 
@@ -254,6 +270,7 @@ class InfluxHotStore:
         self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None, limit: int | None = None
     ) -> pl.DataFrame:
         """See HotStore. With a limit, rows are looked for in windows that double, so that a page reads about a page."""
+        start_ns = max(start_ns, self._oldest_ns())
         if limit is None:
             return self._readings(start_ns, end_ns, mote_ids)
         found = [pl.DataFrame(schema=READING_SCHEMA)]
@@ -267,11 +284,14 @@ class InfluxHotStore:
 
     def count_readings(self, start_ns: int | None = None, end_ns: int | None = None) -> int:
         """See HotStore."""
-        counts = self._count(MIN_NS if start_ns is None else start_ns, MAX_NS if end_ns is None else end_ns, None)
+        oldest = self._oldest_ns()
+        start_ns = oldest if start_ns is None else max(start_ns, oldest)
+        counts = self._count(start_ns, MAX_NS if end_ns is None else end_ns, None)
         return int(counts["rows"].sum())
 
     def daily_sums(self, start_ns: int, end_ns: int) -> pl.DataFrame:
         """See HotStore. A value that was overwritten by null is still there, and counts: only a row's bits tell."""
+        start_ns = max(start_ns, self._oldest_ns())
         if _nothing(start_ns, end_ns, None):
             return pl.DataFrame(schema=DAILY_SUMS_SCHEMA)
         key = ["mote_id", "timestamp"]
@@ -291,6 +311,7 @@ class InfluxHotStore:
         self, period: Period, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None
     ) -> pl.DataFrame:
         """See HotStore."""
+        start_ns = max(start_ns, self._oldest_ns(period))
         if _nothing(start_ns, end_ns, mote_ids):
             return pl.DataFrame(schema=AGGREGATE_SCHEMA)
         fields = (*AGGREGATE_FIELDS, PRESENT)

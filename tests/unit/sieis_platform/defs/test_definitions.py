@@ -123,13 +123,14 @@ def test_every_job_ends_some_time_and_writers_of_a_store_wait_for_each_other(def
             assert int(job.tags["dagster/max_runtime"]) > 0, job.name
     pools = {
         name: {op.pool for op in definitions.resolve_job_def(name).all_node_defs if op.pool}
-        for name in ("refresh", "refresh_and_train", "load_inbox", "rebuild_hot_store")
+        for name in ("refresh", "refresh_and_train", "load_inbox", "rebuild_hot_store", "expire_hot_store")
     }
     assert pools == {
         "refresh": {"marts"},
         "refresh_and_train": {"marts"},
         "load_inbox": {"archive"},
         "rebuild_hot_store": {"hot"},
+        "expire_hot_store": {"hot"},
     }
 
 
@@ -157,8 +158,8 @@ def test_a_cursor_that_someone_has_set_by_hand_is_no_cursor() -> None:
 def test_schedules_wait_for_an_archive(definitions: dg.Definitions, settings: Settings) -> None:
     repository = definitions.get_repository_def()
     for schedule in repository.schedule_defs:
-        if schedule.name == "daily_cleanup":
-            continue  # runs grow old without an archive too
+        if schedule.name in ("daily_cleanup", "nightly_hot_retention"):
+            continue  # runs and live readings grow old without an archive too
         context = dg.build_schedule_context(
             scheduled_execution_time=dt.datetime(2026, 5, 4, 10, 5, tzinfo=dt.UTC),
             resources={"platform": PlatformResource.of(settings)},

@@ -4,7 +4,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 
 from sieis_platform.errors import SieisError
 from sieis_platform.reading import READING_SCHEMA
-from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError
+from sieis_platform.stores.hot import AGGREGATE_SCHEMA, Expired, HotStoreError, HotStoreUnavailableError
 from sieis_platform.stores.sqlite import SCHEMA_VERSION, SqliteHotStore
+from sieis_platform.timeline import DAY_NS
 
 
 def readings(rows: list[tuple[int, int, float]]) -> pl.DataFrame:
@@ -31,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def open_store(path: Path, **options: Any) -> SqliteHotStore:
-    return SqliteHotStore(path, retention_days=None, **options)
+    return SqliteHotStore(path, **{"retention_days": None, "hourly_retention_days": None, **options})
 
 
 def test_reading_makes_no_file(path: Path) -> None:
@@ -76,6 +78,63 @@ def test_pieces_of_any_size_leave_nothing_out(path: Path, rows: int, piece_secon
     assert store.readings(0, rows).equals(many(rows))
     assert store.delete_readings(1, rows) == rows - 1
     assert store.readings(0, rows)["timestamp"].to_list() == [0]
+
+
+def aggregates(rows: int, motes: int, step: int) -> pl.DataFrame:
+    """So many rows, those of all motes at each `step` ns."""
+    index = pl.int_range(rows, dtype=pl.Int64)
+    frame = pl.select((index % motes + 1).alias("mote_id"), (index // motes * step).alias("period_start"))
+    rest = [pl.lit(1).cast(kind).alias(name) for name, kind in AGGREGATE_SCHEMA.items() if name not in frame.columns]
+    return frame.with_columns(rest).select(AGGREGATE_SCHEMA.names()).cast(AGGREGATE_SCHEMA)
+
+
+def test_what_is_beyond_the_retention_leaves_the_file(path: Path) -> None:
+    whole = open_store(path)
+    whole.write_readings(pl.concat([many(20, mote) for mote in (1, 2)]))
+    for period in ("daily", "hourly"):
+        # More motes at one moment than a piece has rows.
+        whole.write_aggregates(period, aggregates(60_000, 6_000, step=1))
+    now = 30 * DAY_NS + 15
+    old = SqliteHotStore(path, retention_days=30, hourly_retention_days=None, piece_seconds=1e-9, now_ns=lambda: now)
+    assert old.expire() == Expired(readings=30, daily=60_000, hourly=0)
+    assert old.expire() == Expired(0, 0, 0)
+    assert whole.readings(0, 100)["timestamp"].to_list() == [ns for ns in range(15, 20) for _ in (1, 2)]
+    assert whole.aggregates("hourly", 0, 100).height == 60_000
+    older = SqliteHotStore(path, retention_days=None, hourly_retention_days=30, now_ns=lambda: now - 10)
+    assert older.expire() == Expired(0, 0, hourly=30_000)
+    assert whole.aggregates("hourly", 0, 100)["period_start"].min() == 5
+
+
+@pytest.mark.parametrize("what", ["readings", "aggregates"])
+def test_expiring_lets_live_writes_in_after_every_piece(path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, live = open_store(path), open_store(path, lock_seconds=0)
+    if what == "readings":
+        whole.write_readings(many(30_000))
+    else:
+        whole.write_aggregates("hourly", aggregates(30_000, 50, step=1))
+    store = open_store(path, retention_days=1, hourly_retention_days=1, piece_seconds=1e-9, now_ns=lambda: 9 * DAY_NS)
+    pieces: list[int] = []
+    writing = store._writing
+
+    @contextmanager
+    def watched() -> Iterator[sqlite3.Connection]:
+        with writing() as connection:
+            before = connection.total_changes
+            yield connection
+            pieces.append(connection.total_changes - before)
+        live.write_readings(readings([(7, 9 * DAY_NS + len(pieces), 1.0)]))
+
+    monkeypatch.setattr(store, "_writing", watched)
+    assert sum(store.expire()) == 30_000 == sum(pieces)
+    # The first piece is a guess; the others take as long as they may, which here is next to nothing.
+    assert pieces[0] == 5_000
+    assert set(pieces[1:]) == {500}
+    assert whole.count_readings(9 * DAY_NS) == len(pieces) == 51
+
+
+def test_expiring_makes_no_file(path: Path) -> None:
+    assert open_store(path, retention_days=1).expire() == Expired(0, 0, 0)
+    assert not path.exists()
 
 
 def test_a_bulk_write_that_fails_keeps_whole_pieces_and_may_be_repeated(
@@ -209,6 +268,7 @@ USES: dict[str, Use] = {
     "latest": lambda store: store.latest(),
     "write": lambda store: store.write_readings(many(1)),
     "delete": lambda store: store.delete_readings(0, 1),
+    "expire": lambda store: store.expire(),
 }
 
 

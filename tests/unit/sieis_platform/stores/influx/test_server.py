@@ -11,8 +11,15 @@ import structlog
 from polars.testing import assert_frame_equal
 
 from sieis_platform.reading import READING_SCHEMA
-from sieis_platform.stores.hot import HotStoreError, HotStoreUnavailableError, WriteOutcome
+from sieis_platform.stores.hot import (
+    AGGREGATE_SCHEMA,
+    AggregatesRefusedError,
+    HotStoreError,
+    HotStoreUnavailableError,
+    WriteOutcome,
+)
 from sieis_platform.stores.influx import InfluxClient, InfluxHotStore
+from sieis_platform.stores.influx.lines import AGGREGATES
 from sieis_platform.timeline import DAY_NS
 from tests.front import Front
 from tests.influxdb import Buckets
@@ -59,6 +66,25 @@ def test_aggregates_older_than_their_bucket_are_dropped_in_silence(buckets: Buck
     empty = [pl.lit(None).alias(name) for name in store.aggregates("daily", 0, 1).columns if name not in old.columns]
     store.write_aggregates("daily", old.with_columns(empty))
     assert store.aggregates("daily", 0, NOW).is_empty()
+
+
+def test_refused_aggregates_are_an_error_and_the_others_are_written(store: InfluxHotStore) -> None:
+    stray = f'sensor_reading_hourly_agg,mote_id=9 temp_avg="warm" {NOW}'
+    assert store._client.write(store._buckets["hourly"], stray.encode()).status_code == 204
+    wanted = pl.DataFrame({"mote_id": [1, 2], "period_start": [NOW, NOW], "temp_avg": [1.0, None]})
+    rest = [pl.lit(1).alias(name) for name in AGGREGATE_SCHEMA if name not in wanted.columns]
+    rows = wanted.with_columns(rest).select(AGGREGATE_SCHEMA.names())
+    for write in (
+        lambda: store.write_aggregates("hourly", rows),
+        lambda: store.replace_aggregates("hourly", rows, NOW, NOW + 1),
+    ):
+        with pytest.raises(AggregatesRefusedError, match=r"refused 1 of 2 hourly aggregates .*field type conflict"):
+            write()
+    assert store.aggregates("hourly", 0, NOW + 1)["mote_id"].to_list() == [2]
+    # What the error says to do: the points of the other writer deleted, nothing is refused any more.
+    store._delete(store._buckets["hourly"], AGGREGATES["hourly"], NOW - DAY_NS, NOW + DAY_NS, None)
+    store.write_aggregates("hourly", rows)
+    assert store.aggregates("hourly", 0, NOW + 1)["mote_id"].to_list() == [1, 2]
 
 
 def test_points_refused_for_another_reason_are_counted_and_logged_in_the_servers_words(store: InfluxHotStore) -> None:

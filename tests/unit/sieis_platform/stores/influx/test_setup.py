@@ -51,9 +51,9 @@ def test_it_makes_what_is_missing_and_nothing_the_second_time(buckets: Buckets, 
 
 
 def test_a_retention_is_lengthened_and_shortened_only_on_demand(buckets: Buckets, tmp_path: Path) -> None:
-    own = {"influx_org": "retention", "hot_retention_days": 30, "influx_hourly_retention_days": 90}
+    own = {"influx_org": "retention", "hot_retention_days": 30, "hot_hourly_retention_days": 90}
     prepare(settings(buckets.server, tmp_path, **own))
-    changed = settings(buckets.server, tmp_path, **own | {"hot_retention_days": 7, "influx_hourly_retention_days": 400})
+    changed = settings(buckets.server, tmp_path, **own | {"hot_retention_days": 7, "hot_hourly_retention_days": 400})
     done = prepare(changed)
     assert retentions(buckets, "retention") == {"sensor_data": 30, "sensor_data_hourly": 400}
     (difference,) = done.differences
