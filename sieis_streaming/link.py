@@ -34,7 +34,7 @@ class BrokerLink:
     def connect_publisher(self, address: BrokerAddress) -> None:
         """Send dead letters to `address`, which may be a newer broker than the one read from."""
         config = client_config(self._settings, address) | PRODUCER_CONFIG | {"delivery.timeout.ms": _DELIVERY_MS}
-        self._publisher = DeadLetterPublisher(Producer(config), self._settings.kafka_dlq_topic)
+        self._publisher = DeadLetterPublisher(lambda: Producer(config), self._settings.kafka_dlq_topic)
 
     @property
     def address(self) -> BrokerAddress:
@@ -72,7 +72,9 @@ class BrokerLink:
             client_config(settings, self.address)
             | {
                 "group.id": f"{settings.kafka_group}.{sink}",
-                "auto.offset.reset": "earliest",
+                # Where the broker has nothing at a position (its retention was faster, or it lost records), the hot
+                # store reads all there is, which repeats nothing; the archive must find out which of the two it was.
+                "auto.offset.reset": "earliest" if sink == "hot" else "error",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "session.timeout.ms": session_ms,

@@ -34,7 +34,7 @@ Kept = Callable[[], list[KeptLetter]]
 def publisher(topic: Topic) -> DeadLetterPublisher:
     producer = Producer(client_config(topic.settings, locate(topic.settings)) | {"linger.ms": 0})
     producer.list_topics(topic.settings.kafka_dlq_topic, timeout=5)  # makes it
-    return DeadLetterPublisher(producer, topic.settings.kafka_dlq_topic)
+    return DeadLetterPublisher(lambda: producer, topic.settings.kafka_dlq_topic)
 
 
 def new_reader(settings: Settings) -> Consumer:
@@ -277,7 +277,7 @@ def nowhere() -> Iterator[Producer]:
 def test_without_an_acknowledgement_it_is_a_retriable_error(topic: Topic, nowhere: Producer) -> None:
     dead = decode(topic.through(Record(b"x"), Record(b"y")), 300).dead
     with pytest.raises(DeadLetterDeliveryError, match="2 message"):
-        DeadLetterPublisher(nowhere, topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
+        DeadLetterPublisher(lambda: nowhere, topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
     assert issubclass(DeadLetterDeliveryError, RetriableError)
 
 
@@ -287,7 +287,7 @@ def test_a_record_of_any_size_that_could_be_read_is_kept(topic: Topic, kept: Kep
     with_room = Producer(config | {"message.max.bytes": 5_000_000, "compression.type": "lz4"})
     with_room.produce(topic.settings.kafka_topic, value, partition=0)
     assert not with_room.flush(10)
-    publisher = DeadLetterPublisher(Producer(config | PRODUCER_CONFIG), topic.settings.kafka_dlq_topic)
+    publisher = DeadLetterPublisher(lambda: Producer(config | PRODUCER_CONFIG), topic.settings.kafka_dlq_topic)
     publisher.publish(decode(topic.read(1), 300).dead, topic.settings.kafka_topic, INCARNATION)
     (letter,) = kept()
     assert letter.value == value
@@ -297,7 +297,7 @@ def test_a_record_too_large_for_the_topic_is_a_retriable_error_that_says_what_to
     config = client_config(topic.settings, locate(topic.settings)) | {"message.max.bytes": 1_000}
     dead = decode(topic.through(Record(b"x" * 2_000), Record(b"y")), 300).dead
     with pytest.raises(DeadLetterDeliveryError, match=r"1 message.*raise `max\.message\.bytes`"):
-        DeadLetterPublisher(Producer(config), topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
+        DeadLetterPublisher(lambda: Producer(config), topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
 
 
 def test_a_broker_that_is_gone_cannot_be_read(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
