@@ -65,22 +65,14 @@ class ConsumerError(FatalError):
     """The broker refuses this consumer for good (authorisation, fenced instance)."""
 
 
-class _Committed(NamedTuple):
-    """Where the group stands in a partition, and in which of its leaders' terms that was read."""
+class _Place(NamedTuple):
+    """How far a partition is stored, and in which of its leaders' terms the record before that was read."""
 
-    offset: int | None
+    offset: int
     epoch: int
-
-    def epoch_at(self, offset: int) -> int:
-        """The term to name when reading goes on at `offset`.
-
-        By it the broker tells whether its log was cut below, and perhaps filled anew, while nobody read.
-        """
-        return self.epoch if offset == self.offset else _NO_EPOCH
 
 
 _NO_EPOCH: Final = -1  # as Kafka's protocol has it
-_NOTHING: Final = _Committed(None, _NO_EPOCH)
 
 
 def _epoch(part: TopicPartition) -> int:
@@ -133,6 +125,7 @@ class SinkConsumer:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{sink.name}-flush")
         self._flusher = Flusher(sink, self._writer)
         self._failure: FatalError | None = None
+        self._lost = False
         self._lag_at = 0.0
         self._incarnation = ""
         self._look_again_at = 0.0
@@ -141,6 +134,7 @@ class SinkConsumer:
         self._stop_by: float | None = None
         self._starts: dict[int, int] = {}
         self._placeless: dict[int, str] = {}
+        self._flushed: dict[int, _Place] = {}
         #: Whether a stop has left a flush behind in its thread, which ends when the store answers or gives up.
         self.abandoned = False
 
@@ -155,9 +149,10 @@ class SinkConsumer:
                 if not self._open(stop):
                     continue
                 try:
-                    while not stop.is_set() and not self._link.moved():
+                    while not (stop.is_set() or self._lost or self._link.moved()):
                         self._step()
-                    self._drain(stop)
+                    if not self._lost:
+                        self._drain(stop)
                 except StoreHangsError as error:
                     self._tell_unflushed(str(error))
                 finally:
@@ -173,6 +168,7 @@ class SinkConsumer:
             if not stop.is_set():
                 self._count(error)
             return False
+        self._lost = False
         self._consumer = self._link.consumer(self._sink.name)
         self._consumer.subscribe(
             [self._settings.kafka_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -361,18 +357,28 @@ class SinkConsumer:
         """Ask the sink where to read on, and start fetching there."""
         assert self._consumer is not None  # noqa: S101 - _open made it
         topic, pending = self._settings.kafka_topic, self._pending
-        self._incarnation = self._link.incarnation()  # first: were it made again now, the check would notice
+        incarnation = self._link.incarnation()  # first: were it made again now, the check would notice
+        if incarnation != self._incarnation:
+            self._incarnation, self._flushed = incarnation, {}
         committed = self._committed(pending)
         ranges = {
-            partition: OffsetRange(*self._ends_of(partition), committed.get(partition, _NOTHING).offset)
+            partition: OffsetRange(
+                *self._ends_of(partition), committed[partition].offset if partition in committed else None
+            )
             for partition in pending
         }
         answer = self._writer.submit(self._sink.assign, ranges)
         self._hold(lambda seconds: wait([answer], seconds).done)
         starts = answer.result()
+        # By the term the broker tells whether its log was cut below, and perhaps filled anew, while nobody read.
+        epochs = {
+            (partition, place.offset): place.epoch
+            for known in (committed, self._flushed)
+            for partition, place in known.items()
+        }
         parts = [
-            TopicPartition(topic, partition, starts[partition], leader_epoch=place.epoch_at(starts[partition]))
-            for partition, place in ((partition, committed.get(partition, _NOTHING)) for partition in pending)
+            TopicPartition(topic, partition, start, leader_epoch=epochs.get((partition, start), _NO_EPOCH))
+            for partition, start in starts.items()
         ]
         self._consumer.assign(parts)
         # librdkafka keeps a partition paused beyond its assignment: whoever lost it while a store was down and got it
@@ -395,7 +401,7 @@ class SinkConsumer:
                 f"the broker did not tell the ends of {part.topic}: {error.args[0].str()}"
             ) from error
 
-    def _committed(self, partitions: Sequence[int]) -> dict[int, _Committed]:
+    def _committed(self, partitions: Sequence[int]) -> dict[int, _Place]:
         """Where the group stands in each partition in which it committed since the topic was made.
 
         A commit carries the incarnation as its metadata: offsets may outlive their topic.
@@ -411,7 +417,7 @@ class SinkConsumer:
                 f"the broker did not tell the group's offsets: {error.args[0].str()}"
             ) from error
         return {
-            part.partition: _Committed(part.offset, _epoch(part))
+            part.partition: _Place(part.offset, _epoch(part))
             for part in committed
             if part.offset >= 0 and part.metadata in (None, "", self._incarnation)
         }
@@ -453,23 +459,23 @@ class SinkConsumer:
         assert self._consumer is not None  # noqa: S101 - _open made it
         self._flush_now()
         topic = self._settings.kafka_topic
-        placeless = {partition: text for partition, text in self._placeless.items() if partition in self._owned}
-        for part in self._consumer.position([TopicPartition(topic, partition) for partition in placeless]):
+        for part in self._consumer.position([TopicPartition(topic, partition) for partition in self._placeless]):
             position = part.offset if part.offset >= 0 else self._starts[part.partition]
             low, high = self._ends_of(part.partition)
             if position >= low:
                 raise LogTruncatedError(
                     f"{topic} [{part.partition}] was read up to {position}, and now ends at {high} "
-                    f"({placeless[part.partition]}): the broker lost records that were read already, and gives their "
-                    "positions to others, which are not archived. See 'The broker lost archived records' in "
+                    f"({self._placeless[part.partition]}): the broker lost records that were read already, and gives "
+                    "their positions to others, which are not archived. See 'The broker lost archived records' in "
                     "docs/runbook.md before you start this again"
                 )
-        raise PositionGoneError(f"the broker deleted records of {topic} before they were read: {placeless}")
+        raise PositionGoneError(f"the broker deleted records of {topic} before they were read: {self._placeless}")
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Nothing is fetched until the sink has said from where: that may take a store that is down right now.
         consumer.assign([])
         self._forget(self._owned)
+        self._placeless = {}
         self._metrics.assigned.labels(self._sink.name).set(0)
         self._pending, self._owned = sorted(part.partition for part in partitions), []
 
@@ -487,6 +493,9 @@ class SinkConsumer:
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log.warning("partitions lost: the session ended without us", sink=self._sink.name)
         self._drop(partitions)
+        # A broker that was away for so long may come back with less than it had. librdkafka has it look whether our
+        # positions still mean the same (by the leader's epoch) only where a client learns of the partition anew.
+        self._lost = True
 
     def _drop(self, partitions: list[TopicPartition]) -> None:
         self._settle()
@@ -500,6 +509,8 @@ class SinkConsumer:
         if not self.abandoned:
             self._sink.revoke(list(partitions))
         self._forget(partitions)
+        for partition in partitions:
+            self._placeless.pop(partition, None)
 
     def _commit(self, offsets: dict[int, int], *, quiet: bool = False) -> None:
         """Tell Kafka: a hint for the archive group, the position of the hot group (whose repeats are harmless)."""
@@ -509,13 +520,14 @@ class SinkConsumer:
         topic = self._settings.kafka_topic
         for partition, end in offsets.items():
             self._metrics.stored.labels(self._sink.name, partition).set(end)
+        read = self._consumer.position([TopicPartition(topic, partition) for partition in offsets])
+        self._flushed |= {part.partition: _Place(offsets[part.partition], _epoch(part)) for part in read}
         if not quiet:
             try:
-                read = self._consumer.position([TopicPartition(topic, partition) for partition in offsets])
                 self._consumer.commit(
                     offsets=[
-                        TopicPartition(topic, part.partition, offsets[part.partition], self._incarnation, _epoch(part))
-                        for part in read
+                        TopicPartition(topic, partition, end, self._incarnation, self._flushed[partition].epoch)
+                        for partition, end in offsets.items()
                     ],
                     asynchronous=False,
                 )

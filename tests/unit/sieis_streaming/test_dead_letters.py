@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from sieis_platform.errors import RetriableError
 from sieis_platform.settings import Settings
@@ -291,6 +291,56 @@ def test_a_record_of_any_size_that_could_be_read_is_kept(topic: Topic, kept: Kep
     publisher.publish(decode(topic.read(1), 300).dead, topic.settings.kafka_topic, INCARNATION)
     (letter,) = kept()
     assert letter.value == value
+
+
+def test_many_are_sent_in_pieces_each_with_its_own_time(
+    topic: Topic, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "_CHUNK", 4)
+    given: list[float] = []
+
+    class Slow(Producer):
+        """Takes twenty seconds of each piece's thirty."""
+
+        def flush(self, timeout: float = -1) -> int:
+            given.append(timeout)
+            now = dead_letters.time.monotonic()
+            monkeypatch.setattr(dead_letters.time, "monotonic", lambda: now + 20)
+            return super().flush(10)
+
+    config = client_config(topic.settings, locate(topic.settings)) | PRODUCER_CONFIG
+    publisher = DeadLetterPublisher(lambda: Slow(config), topic.settings.kafka_dlq_topic)
+    dead = decode(topic.through(*(Record(b"%d?" % number) for number in range(10))), 300).dead
+    publisher.publish(dead, topic.settings.kafka_topic, INCARNATION)
+    monkeypatch.undo()
+    assert given == pytest.approx([dead_letters.DELIVERY_SECONDS] * 3, abs=1)
+    assert [letter.value for letter in kept()] == [b"%d?" % number for number in range(10)]
+
+
+def test_a_producer_that_failed_for_good_is_replaced(topic: Topic, kept: Kept) -> None:
+    made: list[Producer] = []
+
+    class Fenced(Producer):
+        """Refuses everything from the start, as one does that has lost its place in a partition."""
+
+        def produce(self, *_: object, **__: object) -> None:
+            raise KafkaException(KafkaError(KafkaError._FATAL, "out of sequence", fatal=True))
+
+    def connect() -> Producer:
+        made.append((Fenced if not made else Producer)(client_config(topic.settings, locate(topic.settings))))
+        return made[-1]
+
+    publisher = DeadLetterPublisher(connect, topic.settings.kafka_dlq_topic)
+    dead = decode(topic.through(Record(b"x")), 300).dead
+    with pytest.raises(DeadLetterDeliveryError, match="out of sequence"):
+        publisher.publish(dead, topic.settings.kafka_topic, INCARNATION)
+    publisher.publish(dead, topic.settings.kafka_topic, INCARNATION)
+    assert len(made) == 2
+    assert [letter.value for letter in kept()] == [b"x"]
+
+
+def test_what_is_sent_again_for_a_lost_answer_is_kept_once() -> None:
+    assert PRODUCER_CONFIG["enable.idempotence"] is True
 
 
 def test_a_record_too_large_for_the_topic_is_a_retriable_error_that_says_what_to_do(topic: Topic) -> None:
