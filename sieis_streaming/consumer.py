@@ -125,7 +125,6 @@ class SinkConsumer:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{sink.name}-flush")
         self._flusher = Flusher(sink, self._writer)
         self._failure: FatalError | None = None
-        self._lost = False
         self._lag_at = 0.0
         self._incarnation = ""
         self._look_again_at = 0.0
@@ -149,10 +148,9 @@ class SinkConsumer:
                 if not self._open(stop):
                     continue
                 try:
-                    while not (stop.is_set() or self._lost or self._link.moved()):
+                    while not stop.is_set() and not self._link.moved():
                         self._step()
-                    if not self._lost:
-                        self._drain(stop)
+                    self._drain(stop)
                 except StoreHangsError as error:
                     self._tell_unflushed(str(error))
                 finally:
@@ -168,7 +166,6 @@ class SinkConsumer:
             if not stop.is_set():
                 self._count(error)
             return False
-        self._lost = False
         self._consumer = self._link.consumer(self._sink.name)
         self._consumer.subscribe(
             [self._settings.kafka_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -361,25 +358,18 @@ class SinkConsumer:
         if incarnation != self._incarnation:
             self._incarnation, self._flushed = incarnation, {}
         committed = self._committed(pending)
+        ends = {partition: self._ends_of(partition) for partition in pending}
+        cut = self._cut(committed | {part: place for part, place in self._flushed.items() if part in ends}, ends)
         ranges = {
             partition: OffsetRange(
-                *self._ends_of(partition), committed[partition].offset if partition in committed else None
+                *ends[partition], committed[partition].offset if partition in committed else None, partition in cut
             )
             for partition in pending
         }
         answer = self._writer.submit(self._sink.assign, ranges)
         self._hold(lambda seconds: wait([answer], seconds).done)
         starts = answer.result()
-        # By the term the broker tells whether its log was cut below, and perhaps filled anew, while nobody read.
-        epochs = {
-            (partition, place.offset): place.epoch
-            for known in (committed, self._flushed)
-            for partition, place in known.items()
-        }
-        parts = [
-            TopicPartition(topic, partition, start, leader_epoch=epochs.get((partition, start), _NO_EPOCH))
-            for partition, start in starts.items()
-        ]
+        parts = [TopicPartition(topic, partition, start) for partition, start in starts.items()]
         self._consumer.assign(parts)
         # librdkafka keeps a partition paused beyond its assignment: whoever lost it while a store was down and got it
         # back would never read it again.
@@ -389,6 +379,20 @@ class SinkConsumer:
         self._look_again_at = time.monotonic() + _INCARNATION_EVERY_SECONDS
         self._metrics.assigned.labels(self._sink.name).set(len(pending))
         log.info("partitions assigned", sink=self._sink.name, partitions=pending, offsets=starts)
+
+    def _cut(self, places: dict[int, _Place], ends: dict[int, tuple[int, int]]) -> set[int]:
+        """The partitions in which records before these places were lost, and their positions given to others.
+
+        Raises: BrokerUnavailableError.
+        """
+        known = {
+            partition: place
+            for partition, place in places.items()
+            if place.epoch != _NO_EPOCH and ends[partition][0] <= place.offset <= ends[partition][1]
+        }
+        if not known or self._link.address.embedded:
+            return set()  # the embedded broker never reuses an address
+        return self._link.cut({partition: (place.offset, place.epoch) for partition, place in known.items()})
 
     def _ends_of(self, partition: int) -> tuple[int, int]:
         """First offset that the broker has, and the one after the last. Raises: BrokerUnavailableError."""
@@ -493,9 +497,6 @@ class SinkConsumer:
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log.warning("partitions lost: the session ended without us", sink=self._sink.name)
         self._drop(partitions)
-        # A broker that was away for so long may come back with less than it had. librdkafka has it look whether our
-        # positions still mean the same (by the leader's epoch) only where a client learns of the partition anew.
-        self._lost = True
 
     def _drop(self, partitions: list[TopicPartition]) -> None:
         self._settle()

@@ -94,7 +94,13 @@ class ArchiveSink:
         table = self._archive.table()
         starts: dict[int, int] = {}
         self._gone = False
-        for partition, (low, high, _committed) in ranges.items():
+        for partition, (low, high, committed, cut) in ranges.items():
+            if cut:
+                raise LogTruncatedError(
+                    f"{self._app(partition)} was archived up to {committed}, and its records before that are others "
+                    "now: the broker lost those, and gave their positions to new ones, which are not archived. See "
+                    "'The broker lost archived records' in docs/runbook.md before you start this again"
+                )
             position = self._archive.position(self._app(partition), table)
             if (position or 0) > high:
                 raise PositionBeyondEndError(

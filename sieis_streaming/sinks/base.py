@@ -19,12 +19,14 @@ As much as a group holds back of fetched records; beside 200,000 readings (some 
 class OffsetRange(NamedTuple):
     """What the broker holds of a partition: first offset, and the one after the last.
 
-    `committed` is where its group stands: None where it never committed, or in a topic deleted since.
+    `committed` is where its group stands: None where it never committed, or in a topic deleted since. `cut`: records
+    before that are others now than those that the group read.
     """
 
     low: int
     high: int
     committed: int | None = None
+    cut: bool = False
 
 
 class IncarnationChangedError(RetriableError):

@@ -56,8 +56,8 @@ class HotSink:
         lies between; one that stands behind the last has seen records that the broker lost, and reads all anew.
         """
         starts: dict[int, int] = {}
-        for partition, (low, high, committed) in ranges.items():
-            starts[partition] = low if committed is None or not low <= committed <= high else committed
+        for partition, (low, high, committed, cut) in ranges.items():
+            starts[partition] = low if committed is None or cut or not low <= committed <= high else committed
             self._expected[partition] = starts[partition]
             if committed is not None and committed < low:
                 if not self._next:

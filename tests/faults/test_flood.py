@@ -1,5 +1,6 @@
 """A producer that sends nothing but nonsense: the consumer keeps it all, and its memory stays what it is."""
 
+import random
 import re
 import subprocess
 from pathlib import Path
@@ -56,6 +57,7 @@ def _send(running: Platform) -> dict[int, int]:
         }
     )
     sent: dict[int, int] = {}
+    noise = random.Random(1)
 
     def delivered(error: object, message: object) -> None:
         assert error is None
@@ -63,7 +65,7 @@ def _send(running: Platform) -> dict[int, int]:
         sent[partition] = sent.get(partition, 0) + 1
 
     for number in range(LETTERS):
-        text = f"no reading {number} ".ljust(1_000, ".").encode()
+        text = noise.randbytes(500).hex().encode()  # nothing that a compression makes small
         producer.produce(settings.kafka_topic, text, str(number % 97), on_delivery=delivered)
         if number % 1_000 == 0:
             producer.poll(0)

@@ -58,7 +58,9 @@ class RecordingSink(base.Sink):
 
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
         self.assigned.append(ranges)
-        group = {part: low if committed is None else committed for part, (low, _high, committed) in ranges.items()}
+        group = {
+            part: low if committed is None else committed for part, (low, _high, committed, _cut) in ranges.items()
+        }
         return group | self.starts
 
     def revoke(self, partitions: list[int]) -> None:
