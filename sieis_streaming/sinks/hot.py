@@ -84,7 +84,7 @@ class HotSink:
             spans = decoded.rows.group_by("source_partition").agg(
                 offset.min().alias("first"), offset.max().alias("last"), pl.len().alias("records")
             )
-            seen = {partition: span for partition, *span in spans.iter_rows()}
+            seen = {part: (first, last, records) for part, first, last, records in spans.iter_rows()}
         for letter in decoded.dead:
             first, last, records = seen.get(letter.partition, (letter.offset, letter.offset, 0))
             seen[letter.partition] = min(first, letter.offset), max(last, letter.offset), records + 1

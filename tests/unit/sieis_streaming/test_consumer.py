@@ -69,6 +69,9 @@ class RecordingSink(base.Sink):
     def add(self, decoded: Decoded) -> None:
         self._buffer += decoded.rows.select("source_partition", "source_offset").rows()
 
+    def confirm(self) -> None:
+        pass
+
     def due(self) -> bool:
         return bool(self._buffer)
 

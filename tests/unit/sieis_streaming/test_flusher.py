@@ -42,6 +42,9 @@ class SlowSink(base.Sink):
     def add(self, decoded: Decoded) -> None:
         self.held += decoded.rows["source_offset"].to_list()
 
+    def confirm(self) -> None:
+        raise NotImplementedError
+
     def due(self) -> bool:
         return bool(self.held)
 
