@@ -25,7 +25,7 @@ STREAM_SCHEMA: Final = pl.Schema(
 _FIRST_US: Final = 0
 _LAST_US: Final = 9_223_372_036_000_000
 
-# What a dead letter takes beside its bytes: the message object, those of key and value, the detail (measured: 450).
+# What a dead letter takes beside its bytes: the message object, those of key and value, the detail; an estimate.
 _LETTER_BYTES: Final = 512
 
 
