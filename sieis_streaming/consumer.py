@@ -5,30 +5,41 @@ Belongs here: polling, pausing, backing off, rebalances, graceful stop. Not here
 
 import contextlib
 import gc
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
-from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from sieis_platform.errors import FatalError, RetriableError, SieisError
 from sieis_platform.settings import Settings
-from sieis_streaming.broker import BrokerUnavailableError, locate
+from sieis_streaming.broker import BrokerUnavailableError, TopicMissingError, locate
 from sieis_streaming.decode import decode
 from sieis_streaming.flusher import Flusher
 from sieis_streaming.link import BrokerLink
 from sieis_streaming.metrics import ConsumerMetrics
-from sieis_streaming.sinks.base import IncarnationChangedError, OffsetRange, PositionMovedError, Sink
+from sieis_streaming.sinks.base import (
+    IncarnationChangedError,
+    LogTruncatedError,
+    OffsetRange,
+    PositionMovedError,
+    Sink,
+)
 
 log = structlog.get_logger(__name__)
 
-# A stop must be over within 10 s: the last flush may be tried again for this long, leaving the rest to close.
+# A stop must be over within 10 s: the last flush may take and be tried again for this long, the rest is for closing.
 _STOP_FLUSH_SECONDS: Final = 7.0
+_STOP_LOOK_SECONDS: Final = 0.1
+# A store that has not taken a flush in this time beyond a batch read ahead is not merely busy: then its partitions are
+# paused and polled on. Not at once, as what librdkafka has fetched of a paused partition is fetched again.
+_FULL_SECONDS: Final = 2.0
 _WATERMARK_SECONDS: Final = 5.0
 _LAG_EVERY_SECONDS: Final = 1.0
 # librdkafka learns the ends of partitions from fetches, and what is paused is not fetched: then the broker is asked,
@@ -43,6 +54,8 @@ _BACKOFF_FIRST_SECONDS: Final = 0.1
 _BACKOFF_MOST_SECONDS: Final = 5.0
 # A store that asks to be left alone is, but not for so long that nobody remembers.
 _RETRY_AFTER_MOST_SECONDS: Final = 60.0
+# What librdkafka says where the broker has nothing at a position, or has cut its log below it.
+_NO_PLACE: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION)
 # Above what two polls hold (each message is one object to the cycle collector).
 _COLLECT_AFTER_OBJECTS: Final = 100_000
 _COLLECT_EVERY_SECONDS: Final = 2.0  # at 100,000 records/s about 40 MB of sent requests; a look takes some milliseconds
@@ -50,6 +63,28 @@ _COLLECT_EVERY_SECONDS: Final = 2.0  # at 100,000 records/s about 40 MB of sent 
 
 class ConsumerError(FatalError):
     """The broker refuses this consumer for good (authorisation, fenced instance)."""
+
+
+class _Place(NamedTuple):
+    """How far a partition is stored, and in which of its leaders' terms the record before that was read."""
+
+    offset: int
+    epoch: int
+
+
+_NO_EPOCH: Final = -1  # as Kafka's protocol has it
+
+
+def _epoch(part: TopicPartition) -> int:
+    return _NO_EPOCH if part.leader_epoch is None else part.leader_epoch
+
+
+class StoreHangsError(FatalError):
+    """A store is still busy with a flush when a stop must be over: the process ends without it."""
+
+
+class PositionGoneError(RetriableError):
+    """The broker deleted records before they were read: take the partitions up anew."""
 
 
 class _Backoff:
@@ -94,13 +129,21 @@ class SinkConsumer:
         self._incarnation = ""
         self._look_again_at = 0.0
         self._poll_records = settings.poll_records
+        self._stop = threading.Event()
+        self._stop_by: float | None = None
+        self._starts: dict[int, int] = {}
+        self._placeless: dict[int, str] = {}
+        self._flushed: dict[int, _Place] = {}
+        #: Whether a stop has left a flush behind in its thread, which ends when the store answers or gives up.
+        self.abandoned = False
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set, then flush, commit and leave the group.
 
         Raises: FatalError.
         """
-        with self._writer:
+        self._stop = stop
+        try:
             while not stop.is_set():
                 if not self._open(stop):
                     continue
@@ -108,8 +151,12 @@ class SinkConsumer:
                     while not stop.is_set() and not self._link.moved():
                         self._step()
                     self._drain(stop)
+                except StoreHangsError as error:
+                    self._tell_unflushed(str(error))
                 finally:
                     self._close()
+        finally:
+            self._writer.shutdown(wait=not self.abandoned)
 
     # -- one connection ------------------------------------------------------------------------------------------
     def _open(self, stop: threading.Event) -> bool:
@@ -132,12 +179,12 @@ class SinkConsumer:
 
         After a move the old broker's memory is gone: these rows are nowhere but here. Dead letters go to the new.
         """
-        deadline = time.monotonic() + _STOP_FLUSH_SECONDS
         if not stop.is_set():
             log.warning("the embedded broker restarted: flushing what the old one gave", sink=self._sink.name)
+        reason = ""
         while True:
-            if stop.is_set() and time.monotonic() > deadline:
-                log.error("stopped with unflushed records: they are read again at the next start", sink=self._sink.name)
+            if self._stop_left() <= 0:
+                self._tell_unflushed(reason)
                 return
             try:
                 if self._link.moved():
@@ -148,21 +195,45 @@ class SinkConsumer:
                 return
             except RetriableError as error:
                 self._count(error)
+                reason = str(error)
                 wait_seconds = self._backoff.failed(error)
                 if not stop.is_set():
-                    deadline = time.monotonic() + _STOP_FLUSH_SECONDS
                     stop.wait(wait_seconds)
                 else:
                     # Nothing can end this wait early: stop is set already. The end of a stop waits for no store.
-                    time.sleep(min(wait_seconds, max(0.0, deadline - time.monotonic())))
+                    time.sleep(min(wait_seconds, max(0.0, self._stop_left())))
             else:
                 return
+
+    def _stop_left(self) -> float:
+        """Seconds that a store may still take; without end while nobody wants to stop."""
+        if not self._stop.is_set():
+            return math.inf
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + _STOP_FLUSH_SECONDS
+        return self._stop_by - time.monotonic()
+
+    def _hold(self, done: Callable[[float], object]) -> None:
+        """Wait for the sink's thread: `done` waits up to so many seconds and says whether it has ended.
+
+        Raises: StoreHangsError where a stop can wait no longer; from then on the sink is that thread's.
+        """
+        while not done(_STOP_LOOK_SECONDS):
+            if self._stop_left() <= 0:
+                self.abandoned = True
+                raise StoreHangsError(f"the {self._sink.name} store did not answer within {_STOP_FLUSH_SECONDS:g} s")
+
+    def _tell_unflushed(self, reason: str) -> None:
+        log.error(
+            "stopped with unflushed records: they are read again at the next start",
+            sink=self._sink.name,
+            reason=reason,
+        )
 
     def _close(self) -> None:
         self._settle()
         consumer, self._consumer = self._consumer, None
-        self._sink.revoke(self._owned)
-        self._forget(self._owned)
+        self._let_go(self._owned)
         self._owned, self._pending, self._paused = [], [], False
         self._metrics.assigned.labels(self._sink.name).set(0)
         if consumer is not None:
@@ -171,6 +242,8 @@ class SinkConsumer:
     # -- one round -----------------------------------------------------------------------------------------------
     def _step(self) -> None:
         assert self._consumer is not None  # noqa: S101 - _open made it
+        if not self._may_read():
+            return
         messages = self._consumer.consume(self._poll_records, self._settings.poll_seconds)
         if self._failure is not None:
             raise self._failure
@@ -191,12 +264,13 @@ class SinkConsumer:
             if self._pending:
                 self._take_over()
             self._check_incarnation()
+            if self._placeless:
+                self._find_place()
             if self._sink.due():
                 self._flusher.start()
-        except (PositionMovedError, IncarnationChangedError) as error:
+        except (PositionMovedError, IncarnationChangedError, PositionGoneError) as error:
             self._count(error)
-            self._sink.revoke(self._owned)
-            self._forget(self._owned)
+            self._let_go(self._owned)
             self._pending, self._owned = self._owned, []
         except RetriableError as error:
             self._count(error, retry_seconds=round(self._backoff.failed(error), 2))
@@ -206,21 +280,38 @@ class SinkConsumer:
                 self._answered()
         self._report_lag()
 
+    def _may_read(self) -> bool:
+        """Whether to poll: not for a moment once a batch was read ahead of a flush, and then on with all paused."""
+        full_seconds = self._flusher.full_seconds
+        if full_seconds is not None and not self._flusher.wait(_STOP_LOOK_SECONDS):
+            if full_seconds < _FULL_SECONDS:
+                return False
+            self._pause()
+        return True
+
     def _finish(self) -> None:
-        """Take the end of the flush under way, if there is one. Raises: what it raised."""
+        """Take the end of the flush that was started, if there is one. Raises: what it raised, StoreHangsError."""
         if self._flusher.running:
-            self._commit(self._flusher.finish())
+            self._commit(self._ended())
             self._answered()
 
+    def _ended(self) -> dict[int, int]:
+        """The offsets of the flush that was started, once it has ended. Raises: what it raised, StoreHangsError."""
+        self._hold(self._flusher.wait)
+        return self._flusher.finish()
+
     def _flush_now(self, *, quiet: bool = False) -> None:
-        """Store all that was read, here and now. Raises: as a sink's flush."""
-        self._commit(self._flusher.finish(), quiet=quiet)
-        self._commit(self._sink.flush(), quiet=quiet)
+        """Store all that was read, here and now. Raises: as a sink's flush, StoreHangsError."""
+        self._commit(self._ended(), quiet=quiet)
+        self._flusher.start()
+        self._commit(self._ended(), quiet=quiet)
 
     def _settle(self) -> None:
         """Wait for the flush under way: what comes next takes its rows from the sink, whatever became of them."""
+        if self.abandoned:
+            return
         try:
-            self._flusher.finish()  # not told to Kafka: the partitions may be another's by now
+            self._ended()  # not told to Kafka: the partitions may be another's by now
         except RetriableError as error:
             self._count(error)
         except FatalError as error:
@@ -237,14 +328,17 @@ class SinkConsumer:
         if len(good) < len(messages):
             for message in messages:
                 if (error := message.error()) is not None:
-                    self._broker_error(error)
+                    self._broker_error(error, message)
         # Until the sink has taken the partitions over, what comes is of the assignment before: perhaps of a topic that
         # is no more, under whose successor it would be committed. It is read again from where the sink says.
         if good and not self._pending:
             self._metrics.records_read.labels(self._sink.name).inc(len(good))
             self._flusher.add(decode(good, self._settings.max_skew_seconds))
 
-    def _broker_error(self, error: KafkaError) -> None:
+    def _broker_error(self, error: KafkaError, message: KafkaMessage) -> None:
+        if error.code() in _NO_PLACE:
+            self._placeless[message.partition() or 0] = error.str()
+            return
         self._metrics.errors.labels(self._sink.name, "broker").inc()
         if error.fatal() or error.code() in (
             KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -260,31 +354,59 @@ class SinkConsumer:
         """Ask the sink where to read on, and start fetching there."""
         assert self._consumer is not None  # noqa: S101 - _open made it
         topic, pending = self._settings.kafka_topic, self._pending
-        self._incarnation = self._link.incarnation()  # first: were it made again now, the check would notice
-        try:
-            ranges = {
-                partition: OffsetRange(
-                    *self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_WATERMARK_SECONDS)
-                )
-                for partition in pending
-            }
-        except KafkaException as error:
-            raise BrokerUnavailableError(
-                f"the broker did not tell the ends of {topic}: {error.args[0].str()}"
-            ) from error
-        starts = self._sink.assign(ranges) or self._starts_of_group(ranges)
-        parts = [TopicPartition(topic, partition, starts.get(partition, OFFSET_STORED)) for partition in pending]
+        incarnation = self._link.incarnation()  # first: were it made again now, the check would notice
+        if incarnation != self._incarnation:
+            self._incarnation, self._flushed = incarnation, {}
+        committed = self._committed(pending)
+        ends = {partition: self._ends_of(partition) for partition in pending}
+        cut = self._cut(committed | {part: place for part, place in self._flushed.items() if part in ends}, ends)
+        ranges = {
+            partition: OffsetRange(
+                *ends[partition], committed[partition].offset if partition in committed else None, partition in cut
+            )
+            for partition in pending
+        }
+        answer = self._writer.submit(self._sink.assign, ranges)
+        self._hold(lambda seconds: wait([answer], seconds).done)
+        starts = answer.result()
+        parts = [TopicPartition(topic, partition, start) for partition, start in starts.items()]
         self._consumer.assign(parts)
         # librdkafka keeps a partition paused beyond its assignment: whoever lost it while a store was down and got it
         # back would never read it again.
         self._consumer.resume(parts)
         self._owned, self._pending, self._paused = pending, [], False
+        self._starts, self._placeless = starts, {}
         self._look_again_at = time.monotonic() + _INCARNATION_EVERY_SECONDS
         self._metrics.assigned.labels(self._sink.name).set(len(pending))
-        log.info("partitions assigned", sink=self._sink.name, partitions=pending, offsets=starts or "of the group")
+        log.info("partitions assigned", sink=self._sink.name, partitions=pending, offsets=starts)
 
-    def _starts_of_group(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
-        """The first record of each partition whose committed offset belongs to a topic deleted since.
+    def _cut(self, places: dict[int, _Place], ends: dict[int, tuple[int, int]]) -> set[int]:
+        """The partitions in which records before these places were lost, and their positions given to others.
+
+        Raises: BrokerUnavailableError.
+        """
+        known = {
+            partition: place
+            for partition, place in places.items()
+            if place.epoch != _NO_EPOCH and ends[partition][0] <= place.offset <= ends[partition][1]
+        }
+        if not known or self._link.address.embedded:
+            return set()  # the embedded broker never reuses an address
+        return self._link.cut({partition: (place.offset, place.epoch) for partition, place in known.items()})
+
+    def _ends_of(self, partition: int) -> tuple[int, int]:
+        """First offset that the broker has, and the one after the last. Raises: BrokerUnavailableError."""
+        assert self._consumer is not None  # noqa: S101 - the caller looked
+        part = TopicPartition(self._settings.kafka_topic, partition)
+        try:
+            return self._consumer.get_watermark_offsets(part, timeout=_WATERMARK_SECONDS)
+        except KafkaException as error:
+            raise BrokerUnavailableError(
+                f"the broker did not tell the ends of {part.topic}: {error.args[0].str()}"
+            ) from error
+
+    def _committed(self, partitions: Sequence[int]) -> dict[int, _Place]:
+        """Where the group stands in each partition in which it committed since the topic was made.
 
         A commit carries the incarnation as its metadata: offsets may outlive their topic.
         """
@@ -292,39 +414,79 @@ class SinkConsumer:
         topic = self._settings.kafka_topic
         try:
             committed = self._consumer.committed(
-                [TopicPartition(topic, partition) for partition in ranges], timeout=_WATERMARK_SECONDS
+                [TopicPartition(topic, partition) for partition in partitions], timeout=_WATERMARK_SECONDS
             )
         except KafkaException as error:
             raise BrokerUnavailableError(
                 f"the broker did not tell the group's offsets: {error.args[0].str()}"
             ) from error
         return {
-            part.partition: ranges[part.partition].low
+            part.partition: _Place(part.offset, _epoch(part))
             for part in committed
-            if part.offset >= 0 and part.metadata and part.metadata != self._incarnation
+            if part.offset >= 0 and part.metadata in (None, "", self._incarnation)
         }
 
     def _check_incarnation(self) -> None:
-        """Raises: IncarnationChangedError, once in a while, where the topic was deleted and made again under us."""
-        if self._link.address.embedded or not self._owned or time.monotonic() < self._look_again_at:
+        """Once in a while, see whether the topic was deleted, and perhaps made again, under us.
+
+        Then what was read of it is nowhere but here, and stored before anything else.
+
+        Raises: IncarnationChangedError, TopicMissingError; as a sink's flush.
+        """
+        if self._link.address.embedded or not self._owned:
             return
-        current = self._link.incarnation()
-        if current != self._incarnation:
+        # A topic made again has nothing at the old one's positions either.
+        if time.monotonic() < self._look_again_at and not self._placeless:
+            return
+        try:
+            current = self._link.incarnation()
+        except TopicMissingError:
+            self._flush_now(quiet=True)
+            raise
+        if current == self._incarnation:
+            self._sink.confirm()
+        else:
+            self._flush_now(quiet=True)
             raise IncarnationChangedError(
                 f"{self._settings.kafka_topic} was {self._incarnation} and is now {current}: made again under us"
             )
         self._look_again_at = time.monotonic() + _INCARNATION_EVERY_SECONDS
 
+    def _find_place(self) -> None:
+        """The broker has nothing where we read on: deleted before it was read, or lost after it was.
+
+        What was read is stored first, as the broker may have it no longer. Then the sink is to find the gap, and only
+        where there is one: else new records have got, or will get, positions that were read already.
+
+        Raises: PositionGoneError, LogTruncatedError, BrokerUnavailableError; as a sink's flush.
+        """
+        assert self._consumer is not None  # noqa: S101 - _open made it
+        self._flush_now()
+        topic = self._settings.kafka_topic
+        for part in self._consumer.position([TopicPartition(topic, partition) for partition in self._placeless]):
+            position = part.offset if part.offset >= 0 else self._starts[part.partition]
+            low, high = self._ends_of(part.partition)
+            if position >= low:
+                raise LogTruncatedError(
+                    f"{topic} [{part.partition}] was read up to {position}, and now ends at {high} "
+                    f"({self._placeless[part.partition]}): the broker lost records that were read already, and gives "
+                    "their positions to others, which are not archived. See 'The broker lost archived records' in "
+                    "docs/runbook.md before you start this again"
+                )
+        raise PositionGoneError(f"the broker deleted records of {topic} before they were read: {self._placeless}")
+
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Nothing is fetched until the sink has said from where: that may take a store that is down right now.
         consumer.assign([])
         self._forget(self._owned)
+        self._placeless = {}
         self._metrics.assigned.labels(self._sink.name).set(0)
         self._pending, self._owned = sorted(part.partition for part in partitions), []
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:
-            self._flush_now()
+            if not self.abandoned:
+                self._flush_now()
         except RetriableError as error:
             # Unflushed rows are dropped below; the positions have not moved, the next owner reads them.
             self._count(error)
@@ -339,11 +501,17 @@ class SinkConsumer:
     def _drop(self, partitions: list[TopicPartition]) -> None:
         self._settle()
         gone = [part.partition for part in partitions]
-        self._sink.revoke(gone)
-        self._forget(gone)
+        self._let_go(gone)
         self._owned = [partition for partition in self._owned if partition not in gone]
         self._pending = [partition for partition in self._pending if partition not in gone]
         self._metrics.assigned.labels(self._sink.name).set(len(self._owned))
+
+    def _let_go(self, partitions: Sequence[int]) -> None:
+        if not self.abandoned:
+            self._sink.revoke(list(partitions))
+        self._forget(partitions)
+        for partition in partitions:
+            self._placeless.pop(partition, None)
 
     def _commit(self, offsets: dict[int, int], *, quiet: bool = False) -> None:
         """Tell Kafka: a hint for the archive group, the position of the hot group (whose repeats are harmless)."""
@@ -353,11 +521,13 @@ class SinkConsumer:
         topic = self._settings.kafka_topic
         for partition, end in offsets.items():
             self._metrics.stored.labels(self._sink.name, partition).set(end)
+        read = self._consumer.position([TopicPartition(topic, partition) for partition in offsets])
+        self._flushed |= {part.partition: _Place(offsets[part.partition], _epoch(part)) for part in read}
         if not quiet:
             try:
                 self._consumer.commit(
                     offsets=[
-                        TopicPartition(topic, partition, end, metadata=self._incarnation)
+                        TopicPartition(topic, partition, end, self._incarnation, self._flushed[partition].epoch)
                         for partition, end in offsets.items()
                     ],
                     asynchronous=False,

@@ -51,6 +51,6 @@ def replay_letters(settings: Settings, positions: Sequence[str] = ()) -> list[Ke
     """
     letters = letters_at(settings, positions) if positions else to_replay(read_letters(settings))
     if letters:
-        producer = Producer(client_config(settings, locate(settings)) | PRODUCER_CONFIG)
-        DeadLetterPublisher(producer, settings.kafka_dlq_topic).replay(letters, settings.kafka_topic)
+        config = client_config(settings, locate(settings)) | PRODUCER_CONFIG
+        DeadLetterPublisher(lambda: Producer(config), settings.kafka_dlq_topic).replay(letters, settings.kafka_topic)
     return letters

@@ -5,8 +5,9 @@ Belongs here: writing, listing and replaying them. Not here: why a record is one
 
 import contextlib
 import datetime as dt
+import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -16,20 +17,30 @@ from confluent_kafka import Message as KafkaMessage
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_streaming.decode import DeadLetter
 
-# Longest wait for the broker to acknowledge; librdkafka retries inside it.
+# Longest wait for the broker to acknowledge _CHUNK messages; librdkafka retries inside it.
 DELIVERY_SECONDS: Final = 30.0
+# A flush may hold twenty times as many, and a slow broker takes them all in time, or says so early. Well below what
+# the producer's queue holds (100,000).
+_CHUNK: Final = 10_000
 # Longest silence while reading a topic to its end before the broker counts as gone.
 READ_SECONDS: Final = 10.0
 
 # Whatever was read must be sent on, with our headers. librdkafka refuses more than 1 MB unless told otherwise, and
 # counts before it compresses; a broker counts after. 100 MB is what librdkafka receives at most.
-PRODUCER_CONFIG: Final = {"acks": "all", "message.max.bytes": 100_000_000, "compression.type": "zstd"}
+# Idempotent: what librdkafka sends again for a lost answer is kept once, in its order.
+PRODUCER_CONFIG: Final = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "message.max.bytes": 100_000_000,
+    "compression.type": "zstd",
+}
 
 _REPLAY_OF = "sieis.replay_of"
 _REPLAYED = "sieis.replayed"
 _UNKNOWN: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 Headers = list[tuple[str, str | bytes | None]]
+_Record = tuple[str, bytes | None, bytes | None, Headers]  # topic, key, value, headers
 Status = Literal["open", "replayed", "came_back"]
 
 
@@ -85,10 +96,14 @@ class KeptLetter:
 
 
 class DeadLetterPublisher:
-    """Writes dead letters and replays; every publish waits for all its acknowledgements."""
+    """Writes dead letters and replays; every publish waits for all its acknowledgements.
 
-    def __init__(self, producer: Producer, dlq_topic: str) -> None:
-        self._producer = producer
+    `connect` makes a producer: at once, and again after one has failed for good.
+    """
+
+    def __init__(self, connect: Callable[[], Producer], dlq_topic: str) -> None:
+        self._connect = connect
+        self._producer = connect()
         self._topic = dlq_topic
 
     def publish(self, letters: Iterable[DeadLetter], topic: str, incarnation: str) -> None:
@@ -113,7 +128,12 @@ class DeadLetterPublisher:
             for letter in letters
         )
 
-    def _deliver(self, records: Iterable[tuple[str, bytes | None, bytes | None, Headers]]) -> None:
+    def _deliver(self, records: Iterable[_Record]) -> None:
+        records = iter(records)
+        while chunk := list(itertools.islice(records, _CHUNK)):
+            self._deliver_chunk(chunk)
+
+    def _deliver_chunk(self, records: Sequence[_Record]) -> None:
         failures: list[KafkaError] = []
         pending = 0
 
@@ -140,6 +160,9 @@ class DeadLetterPublisher:
                     failures.append(error.args[0])
                     break
         self._producer.flush(max(0.0, deadline - time.monotonic()))
+        if any(error.fatal() or error.code() == KafkaError._FATAL for error in failures):
+            # An idempotent producer that has lost its place in a partition (its topic made again) refuses for ever.
+            self._producer = self._connect()
         if failures or pending:
             raise DeadLetterDeliveryError(_undelivered(failures, pending))
 

@@ -25,6 +25,9 @@ STREAM_SCHEMA: Final = pl.Schema(
 _FIRST_US: Final = 0
 _LAST_US: Final = 9_223_372_036_000_000
 
+# What a dead letter takes beside its bytes: the message object, those of key and value, the detail; an estimate.
+_LETTER_BYTES: Final = 512
+
 
 class Reason(StrEnum):
     """Why a record is a dead letter."""
@@ -55,6 +58,19 @@ class DeadLetter:
         """Offset it was read from."""
         return self.message.offset() or 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory that keeping it takes, about."""
+        message = self.message
+        headers = message.headers() or []
+        pairs = headers.items() if isinstance(headers, dict) else headers
+        return (
+            _LETTER_BYTES
+            + len(message.value() or b"")
+            + len(message.key() or b"")
+            + sum(len(name) + len(value or b"") for name, value in pairs)
+        )
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -62,6 +78,11 @@ class Decoded:
 
     rows: pl.DataFrame
     dead: list[DeadLetter]
+
+    @property
+    def records(self) -> int:
+        """Records of either kind."""
+        return self.rows.height + len(self.dead)
 
 
 class _Text(msgspec.Struct, frozen=True, gc=False):

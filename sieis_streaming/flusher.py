@@ -3,10 +3,12 @@
 Belongs here: who may touch the sink when. Not here: what a flush does (sinks), nor what its errors mean (consumer).
 """
 
+import time
 from concurrent.futures import Executor, Future
+from concurrent.futures import wait as wait_for
 
 from sieis_streaming.decode import Decoded
-from sieis_streaming.sinks.base import Sink
+from sieis_streaming.sinks.base import DEAD_BYTES, Sink
 
 
 class Flusher:
@@ -21,7 +23,9 @@ class Flusher:
         self._thread = thread
         self._flush: Future[dict[int, int]] | None = None
         self._ahead: list[Decoded] = []
-        self._ahead_rows = 0
+        self._ahead_records = 0
+        self._ahead_bytes = 0
+        self._full_since = 0.0
 
     @property
     def running(self) -> bool:
@@ -30,21 +34,34 @@ class Flusher:
 
     @property
     def ready(self) -> bool:
-        """Whether `finish` is due: the flush has ended, or so much was read ahead that nothing more should be."""
-        return self._flush is not None and (self._flush.done() or self._ahead_rows >= self._sink.ahead_rows)
+        """Whether a flush was started and has ended: `finish` waits no longer."""
+        return self._flush is not None and self._flush.done()
+
+    @property
+    def full_seconds(self) -> float | None:
+        """For how long so much has been read ahead of the flush that nothing more should be; None: go on reading."""
+        if self._ahead_records < self._sink.ahead_rows and self._ahead_bytes < DEAD_BYTES:
+            return None
+        return time.monotonic() - self._full_since
 
     def add(self, decoded: Decoded) -> None:
         """Buffer one poll: in the sink, or beside it while a flush is under way."""
         if self._flush is None:
             self._sink.add(decoded)
-        else:
-            self._ahead.append(decoded)
-            self._ahead_rows += decoded.rows.height
+            return
+        self._ahead.append(decoded)
+        self._ahead_records += decoded.records
+        self._ahead_bytes += sum(letter.size for letter in decoded.dead)
+        self._full_since = time.monotonic()
 
     def start(self) -> None:
         """Begin a flush of what the sink holds."""
         assert self._flush is None, "one flush at a time"  # noqa: S101 - the consumer's order of steps
         self._flush = self._thread.submit(self._sink.flush)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the end of the flush, where there is one; whether there is none under way."""
+        return self._flush is None or bool(wait_for([self._flush], seconds).done)
 
     def finish(self) -> dict[int, int]:
         """Wait for the flush that was started: the offsets to commit; none where no flush was.
@@ -57,6 +74,6 @@ class Flusher:
             return self._flush.result()
         finally:
             self._flush = None
-            ahead, self._ahead, self._ahead_rows = self._ahead, [], 0
+            ahead, self._ahead, self._ahead_records, self._ahead_bytes = self._ahead, [], 0, 0
             for decoded in ahead:
                 self._sink.add(decoded)

@@ -4,16 +4,22 @@ Belongs here: what changes when the embedded broker restarts under a running con
 """
 
 import threading
+import time
+from typing import Final
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from sieis_platform.settings import Settings, Sink
-from sieis_streaming.broker import BrokerAddress, client_config, has_moved, incarnation, locate
+from sieis_streaming.broker import BrokerAddress, BrokerUnavailableError, client_config, has_moved, incarnation, locate
 from sieis_streaming.dead_letters import PRODUCER_CONFIG, DeadLetterPublisher
 
 # A message the broker has not acknowledged within this time fails; the flush that needs it is then tried again.
 _DELIVERY_MS = 10_000
+# To learn whether a log was cut: a connection, its epoch and one fetch of each partition; some 0.1 s.
+_CUT_SECONDS: Final = 10.0
+# The code is the same when the retention has just overtaken the position, which is no cut.
+_TRUNCATED: Final = KafkaError(KafkaError._LOG_TRUNCATION).str()
 
 
 class BrokerLink:
@@ -34,7 +40,7 @@ class BrokerLink:
     def connect_publisher(self, address: BrokerAddress) -> None:
         """Send dead letters to `address`, which may be a newer broker than the one read from."""
         config = client_config(self._settings, address) | PRODUCER_CONFIG | {"delivery.timeout.ms": _DELIVERY_MS}
-        self._publisher = DeadLetterPublisher(Producer(config), self._settings.kafka_dlq_topic)
+        self._publisher = DeadLetterPublisher(lambda: Producer(config), self._settings.kafka_dlq_topic)
 
     @property
     def address(self) -> BrokerAddress:
@@ -64,6 +70,44 @@ class BrokerLink:
             self._admin = AdminClient(client_config(self._settings, self.address))
         return incarnation(self._admin, self._settings, self._settings.kafka_topic)
 
+    def cut(self, places: dict[int, tuple[int, int]]) -> set[int]:
+        """The partitions whose log was cut, and perhaps filled anew, below these (offset, leader's epoch when read).
+
+        librdkafka has the broker compare epochs only where a client learns of a partition: this takes a client of its
+        own, and until each partition has told that, a record, or its end. Raises: BrokerUnavailableError.
+        """
+        config = client_config(self._settings, self.address) | {
+            "group.id": f"{self._settings.kafka_group}.looking",  # never joined
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "queued.min.messages": 1,
+            "fetch.message.max.bytes": 1_024,
+        }
+        topic, found = self._settings.kafka_topic, set()
+        silent = set(places)
+        looking = Consumer(config)
+        try:
+            looking.assign(
+                [TopicPartition(topic, part, offset, leader_epoch=epoch) for part, (offset, epoch) in places.items()]
+            )
+            deadline = time.monotonic() + _CUT_SECONDS
+            while silent:
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailableError(f"the broker did not tell whether {topic} was cut: {sorted(silent)}")
+                message = looking.poll(0.1)
+                if message is None or (partition := message.partition()) not in silent:
+                    continue
+                error = message.error()
+                if error is not None and error.code() not in (KafkaError._AUTO_OFFSET_RESET, KafkaError._PARTITION_EOF):
+                    continue
+                if error is not None and _TRUNCATED in error.str():
+                    found.add(partition)
+                silent.discard(partition)
+        finally:
+            looking.close()
+        return found
+
     def consumer(self, sink: Sink) -> Consumer:
         """A member of the group of `sink`, not yet subscribed."""
         settings = self._settings
@@ -72,7 +116,9 @@ class BrokerLink:
             client_config(settings, self.address)
             | {
                 "group.id": f"{settings.kafka_group}.{sink}",
-                "auto.offset.reset": "earliest",
+                # Where the broker has nothing at a position (its retention was faster, or it lost records), the hot
+                # store reads all there is, which repeats nothing; the archive must find out which of the two it was.
+                "auto.offset.reset": "earliest" if sink == "hot" else "error",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "session.timeout.ms": session_ms,

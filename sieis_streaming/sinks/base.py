@@ -3,18 +3,30 @@
 Belongs here: the protocol. Not here: polling, pausing, backing off (sieis_streaming.consumer).
 """
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.settings import Sink as SinkName
 from sieis_streaming.decode import Decoded
 
+DEAD_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of dead letters after which a sink that keeps them is to flush, and nothing more is read beside a flush.
+
+As much as a group holds back of fetched records; beside 200,000 readings (some 20 MB) it leaves 1 GB far away.
+"""
+
 
 class OffsetRange(NamedTuple):
-    """What the broker holds of a partition: first offset, and the one after the last."""
+    """What the broker holds of a partition: first offset, and the one after the last.
+
+    `committed` is where its group stands: None where it never committed, or in a topic deleted since. `cut`: records
+    before that are others now than those that the group read.
+    """
 
     low: int
     high: int
+    committed: int | None = None
+    cut: bool = False
 
 
 class IncarnationChangedError(RetriableError):
@@ -27,6 +39,10 @@ class PositionMovedError(RetriableError):
 
 class PositionBeyondEndError(FatalError):
     """The store is ahead of the topic: the broker has lost records that were already stored."""
+
+
+class LogTruncatedError(FatalError):
+    """The broker has lost records that were read already, and gives their positions to others."""
 
 
 class Sink(Protocol):
@@ -43,7 +59,7 @@ class Sink(Protocol):
         ...
 
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
-        """Take over partitions; the offsets to read from, or nothing for those where the group's own offset serves.
+        """Take over partitions; the offset to read each from.
 
         Raises: RetriableError (store unavailable), FatalError.
         """
@@ -54,7 +70,11 @@ class Sink(Protocol):
         ...
 
     def add(self, decoded: Decoded) -> None:
-        """Buffer one poll."""
+        """Buffer one poll. Raises: LogTruncatedError."""
+        ...
+
+    def confirm(self) -> None:
+        """Take note that the topic is still the one assigned: the broker said so after all that was added was read."""
         ...
 
     def due(self) -> bool:
@@ -64,7 +84,8 @@ class Sink(Protocol):
     def flush(self) -> dict[int, int]:
         """Store what is buffered; per partition the offset to commit to Kafka (nothing buffered: empty).
 
-        A flush that raised may be called again. Raises: RetriableError, FatalError.
+        A flush that raised may be called again. Where the topic is gone, what is certain to come from it is stored
+        before that is raised. Raises: RetriableError, FatalError.
         """
         ...
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from polars.testing import assert_frame_equal
 
@@ -92,6 +92,32 @@ def test_a_consumer_stopped_past_its_session_changes_nothing_when_it_goes_on(run
                 zombie.send_signal(signal.SIGCONT)
             _owns(running, 3)
     _all_archived_once(running, {incarnation: sender})
+
+
+def test_what_was_read_is_stored_and_committed_before_another_consumer_gets_the_partition(running: Platform) -> None:
+    """The flush by age is an hour away: only giving partitions away makes one."""
+    running.start_broker()
+    running.start("consume", "--sink", "archive", archive_flush_seconds=3_600)
+    sender = Sender(running.settings)
+    _sent(sender, 600)
+    eventually(lambda: running.metric("sieis_records_read_total", sink="archive") == 600, "all read")
+    running.start("consume", "--sink", "archive", archive_flush_seconds=3_600)
+    _owns(running, 3)
+    (told,) = [
+        event
+        for line in running.log.read_text().splitlines()
+        if (event := json.loads(line)).get("event") == "partitions assigned" and event["partitions"] == [3, 4, 5]
+    ]
+    ends = {partition: end for partition, end in sender.ends().items() if partition >= 3}
+    assert ends
+    assert told["offsets"] == {str(part): ends.get(part, 0) for part in (3, 4, 5)}
+    settings = running.settings
+    looking = Consumer(client_config(settings, locate(settings)) | {"group.id": f"{settings.kafka_group}.archive"})
+    try:
+        parts = looking.committed([TopicPartition(settings.kafka_topic, part) for part in ends], timeout=10)
+        assert {part.partition: part.offset for part in parts} == ends
+    finally:
+        looking.close()
 
 
 def test_a_rebalance_storm_loses_and_repeats_nothing(running: Platform) -> None:

@@ -70,6 +70,10 @@ class Topic:
                 messages.append(message)
         return messages
 
+    def ends(self) -> tuple[int, int]:
+        """First offset that the broker has of partition 0, and the one after the last."""
+        return self._consumer.get_watermark_offsets(TopicPartition(self.settings.kafka_topic, 0), timeout=5)
+
     def close(self) -> None:
         self._consumer.close()
 

@@ -22,7 +22,7 @@ from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings, Sink
 from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.sqlite import SqliteHotStore
-from sieis_streaming.broker import client_config, locate
+from sieis_streaming.broker import EmbeddedBroker, client_config, locate
 from sieis_streaming.consumer import SinkConsumer, run
 from sieis_streaming.decode import Decoded
 from sieis_streaming.link import BrokerLink
@@ -58,13 +58,19 @@ class RecordingSink(base.Sink):
 
     def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
         self.assigned.append(ranges)
-        return self.starts
+        group = {
+            part: low if committed is None else committed for part, (low, _high, committed, _cut) in ranges.items()
+        }
+        return group | self.starts
 
     def revoke(self, partitions: list[int]) -> None:
         self._buffer = [one for one in self._buffer if one[0] not in partitions]
 
     def add(self, decoded: Decoded) -> None:
         self._buffer += decoded.rows.select("source_partition", "source_offset").rows()
+
+    def confirm(self) -> None:
+        pass
 
     def due(self) -> bool:
         return bool(self._buffer)
@@ -347,6 +353,169 @@ def test_partitions_taken_up_anew_while_paused_are_read_on(topic: Topic) -> None
         topic.send(*readings(10, 2))
         eventually(lambda: len(sink.stored) >= 2, "the records behind it", 20)
     assert sink.stored == [(0, 10), (0, 11)]
+
+
+class PatientSink(RecordingSink):
+    """Flushes only when it is made to; `happened` is what was done with it, in order."""
+
+    def __init__(self, name: Sink = "archive") -> None:
+        super().__init__(name)
+        self.happened: list[str] = []
+
+    def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
+        self.happened.append("assigned")
+        return super().assign(ranges)
+
+    def revoke(self, partitions: list[int]) -> None:
+        self.happened.append("revoked")
+        super().revoke(partitions)
+
+    def due(self) -> bool:
+        return False
+
+    def flush(self) -> dict[int, int]:
+        if self._buffer:
+            self.happened.append("flushed")
+        return super().flush()
+
+    def committed(self) -> None:
+        self.happened.append("committed")
+
+
+def test_partitions_are_flushed_and_committed_before_another_gets_them(topic: Topic) -> None:
+    """The embedded broker takes no commit during a rebalance; that Kafka does is seen in tests/faults/test_kafka.py."""
+    before: list[list[str]] = []
+
+    class Second(PatientSink):
+        def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
+            before.append(list(first.happened))
+            return super().assign(ranges)
+
+    first, second, metrics = PatientSink(), Second(), ConsumerMetrics()
+    for part in range(4):
+        topic.send(*readings(10 * part, 5), partition=part)
+    with running(consumer(first, topic.settings, metrics)):
+        eventually(lambda: gauge(metrics, "sieis_records_read_total") == 20, "all records read", 20)
+        assert first.happened == ["assigned"]
+        assert committed(topic, "archive") == {}
+        with running(consumer(second, topic.settings, ConsumerMetrics())):
+            eventually(lambda: len(second.assigned) == 1, "the second to have its half", 30)
+            eventually(lambda: len(first.assigned) == 2, "the first to have its half", 30)
+            assert first.happened == ["assigned", "flushed", "committed", "revoked", "assigned"]
+    assert before[0][:4] == ["assigned", "flushed", "committed", "revoked"]
+    assert sorted(first.stored[:20]) == [(part, offset) for part in range(4) for offset in range(5)]
+
+
+def test_of_partitions_that_were_lost_nothing_is_flushed(tmp_path: Path) -> None:
+    """The broker is gone for longer than the session: by then another may own them."""
+    settings = Settings(data_dir=tmp_path, kafka_session_timeout_seconds=1, _env_file=None)  # pyright: ignore[reportCallIssue]
+    sink, metrics = PatientSink(), ConsumerMetrics()
+    with EmbeddedBroker(settings) as broker:
+        topic = Topic(settings, locate(settings))
+        topic.send(*readings(0, 5))
+        topic.close()
+        with running(consumer(sink, settings, metrics)) as now:
+            eventually(lambda: gauge(metrics, "sieis_records_read_total") == 5, "all records read", 20)
+            broker.stop()
+            eventually(lambda: "revoked" in sink.happened, "the partitions lost", 30)
+            now.finish()
+    assert set(sink.happened) == {"assigned", "revoked"}
+    assert sink.stored == []
+
+
+def test_a_stop_does_not_wait_for_a_store_that_hangs(topic: Topic, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether the flush was begun before the stop or by it, and however much was read ahead."""
+    for sink in (RecordingSink(), PatientSink()):
+        metrics, hangs, answered = ConsumerMetrics(), threading.Event(), threading.Event()
+
+        def hang(hangs: threading.Event = hangs, answered: threading.Event = answered) -> None:
+            hangs.set()
+            assert answered.wait(60)
+
+        sink.fault = hang
+        topic.send(*readings(0, 10))
+        one = consumer(sink, topic.settings, metrics)
+        with running(one) as now:
+            try:
+                eventually(
+                    lambda metrics=metrics: (gauge(metrics, "sieis_records_read_total") or 0) >= 10, "all records", 20
+                )
+                if not isinstance(sink, PatientSink):
+                    assert hangs.wait(20)
+                    topic.send(*readings(10, 2 * sink.ahead_rows))
+                    eventually(
+                        lambda metrics=metrics, sink=sink: (
+                            (gauge(metrics, "sieis_records_read_total") or 0) >= 10 + sink.ahead_rows
+                        ),
+                        "as much read ahead as may be",
+                        20,
+                    )
+                began = time.monotonic()
+                now.finish()
+                assert time.monotonic() - began < 10  # what a stop may take
+                assert one.abandoned
+                assert now.error is None
+            finally:
+                answered.set()
+        assert "stopped with unflushed records" in capsys.readouterr().out
+    assert committed(topic, "archive") == {}
+
+
+def test_a_store_that_takes_long_costs_no_membership_and_nothing_is_read_beyond_a_batch_ahead(topic: Topic) -> None:
+    sink, metrics = RecordingSink(), ConsumerMetrics()
+    writing, answered = threading.Event(), threading.Event()
+
+    def slow_once() -> None:
+        sink.fault = lambda: None
+        writing.set()
+        assert answered.wait(60)
+
+    sink.fault = slow_once
+    topic.send(*readings(0, 10))
+    settings = topic.settings.model_copy(update={"poll_records": 100, "poll_records_loaded": 100})
+    read = lambda: gauge(metrics, "sieis_records_read_total") or 0  # noqa: E731
+    with running(consumer(sink, settings, metrics)):
+        try:
+            assert writing.wait(20)
+            topic.send(*readings(10, 3 * sink.ahead_rows))
+            # Told while its partitions are paused: then it is polled on.
+            end = lambda: gauge(metrics, "sieis_lag_records", partition="0")  # noqa: E731
+            eventually(lambda: read() >= 10 + sink.ahead_rows, "a batch read ahead", 20)
+            topic.send(*readings(5_000, 7))
+            eventually(lambda: end() == 10 + 3 * sink.ahead_rows + 7 - read(), "the lag told", 30)
+            assert read() < 10 + sink.ahead_rows + 200
+        finally:
+            answered.set()
+        eventually(lambda: len(sink.stored) == 10 + 3 * sink.ahead_rows + 7, "all stored", 20)
+    assert sink.stored == [(0, offset) for offset in range(10 + 3 * sink.ahead_rows + 7)]
+    assert len(sink.assigned) == 1
+
+
+def test_what_the_retention_took_from_either_store_while_nobody_read_is_told(topic: Topic, tmp_path: Path) -> None:
+    """The embedded broker keeps 5 MB of a partition."""
+    settings = topic.settings.model_copy(update={"archive_flush_seconds": 0.1})
+    topic.send(*readings(0, 10))
+    metrics = ConsumerMetrics()
+
+    def both() -> list[SinkConsumer]:
+        link = BrokerLink(settings)
+        archive = ArchiveSink(Archive(str(tmp_path / "archive")), link, settings, metrics)
+        hot = HotSink(SqliteHotStore(tmp_path / "hot.sqlite"), metrics)
+        return [SinkConsumer(archive, link, settings, metrics), consumer(hot, settings, metrics)]
+
+    with running(*both()):
+        for group in ("archive", "hot"):
+            eventually(lambda group=group: committed(topic, group) == {0: 10}, f"all read by {group}", 20)
+    large = [Record(b"x" * 500_000)] * 20
+    topic.send(*large)
+    low, high = topic.ends()
+    assert low > 10
+    with running(*both()):
+        for group in ("archive", "hot"):
+            eventually(lambda group=group: committed(topic, group) == {0: high}, f"all read by {group}", 20)
+    for sink in ("archive", "hot"):
+        assert metrics.registry.get_sample_value("sieis_records_lost_total", {"sink": sink}) == low - 10
+    assert audit_archive(Archive(str(tmp_path / "archive"))).findings == []
 
 
 def test_a_sink_that_fails_for_good_ends_the_run_and_the_other_stops_gracefully(topic: Topic) -> None:

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from sieis_platform.errors import RetriableError
 from sieis_platform.settings import Settings
@@ -34,7 +34,7 @@ Kept = Callable[[], list[KeptLetter]]
 def publisher(topic: Topic) -> DeadLetterPublisher:
     producer = Producer(client_config(topic.settings, locate(topic.settings)) | {"linger.ms": 0})
     producer.list_topics(topic.settings.kafka_dlq_topic, timeout=5)  # makes it
-    return DeadLetterPublisher(producer, topic.settings.kafka_dlq_topic)
+    return DeadLetterPublisher(lambda: producer, topic.settings.kafka_dlq_topic)
 
 
 def new_reader(settings: Settings) -> Consumer:
@@ -277,7 +277,7 @@ def nowhere() -> Iterator[Producer]:
 def test_without_an_acknowledgement_it_is_a_retriable_error(topic: Topic, nowhere: Producer) -> None:
     dead = decode(topic.through(Record(b"x"), Record(b"y")), 300).dead
     with pytest.raises(DeadLetterDeliveryError, match="2 message"):
-        DeadLetterPublisher(nowhere, topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
+        DeadLetterPublisher(lambda: nowhere, topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
     assert issubclass(DeadLetterDeliveryError, RetriableError)
 
 
@@ -287,17 +287,67 @@ def test_a_record_of_any_size_that_could_be_read_is_kept(topic: Topic, kept: Kep
     with_room = Producer(config | {"message.max.bytes": 5_000_000, "compression.type": "lz4"})
     with_room.produce(topic.settings.kafka_topic, value, partition=0)
     assert not with_room.flush(10)
-    publisher = DeadLetterPublisher(Producer(config | PRODUCER_CONFIG), topic.settings.kafka_dlq_topic)
+    publisher = DeadLetterPublisher(lambda: Producer(config | PRODUCER_CONFIG), topic.settings.kafka_dlq_topic)
     publisher.publish(decode(topic.read(1), 300).dead, topic.settings.kafka_topic, INCARNATION)
     (letter,) = kept()
     assert letter.value == value
+
+
+def test_many_are_sent_in_pieces_each_with_its_own_time(
+    topic: Topic, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "_CHUNK", 4)
+    given: list[float] = []
+
+    class Slow(Producer):
+        """Takes twenty seconds of each piece's thirty."""
+
+        def flush(self, timeout: float = -1) -> int:
+            given.append(timeout)
+            now = dead_letters.time.monotonic()
+            monkeypatch.setattr(dead_letters.time, "monotonic", lambda: now + 20)
+            return super().flush(10)
+
+    config = client_config(topic.settings, locate(topic.settings)) | PRODUCER_CONFIG
+    publisher = DeadLetterPublisher(lambda: Slow(config), topic.settings.kafka_dlq_topic)
+    dead = decode(topic.through(*(Record(b"%d?" % number) for number in range(10))), 300).dead
+    publisher.publish(dead, topic.settings.kafka_topic, INCARNATION)
+    monkeypatch.undo()
+    assert given == pytest.approx([dead_letters.DELIVERY_SECONDS] * 3, abs=1)
+    assert [letter.value for letter in kept()] == [b"%d?" % number for number in range(10)]
+
+
+def test_a_producer_that_failed_for_good_is_replaced(topic: Topic, kept: Kept) -> None:
+    made: list[Producer] = []
+
+    class Fenced(Producer):
+        """Refuses everything from the start, as one does that has lost its place in a partition."""
+
+        def produce(self, *_: object, **__: object) -> None:
+            raise KafkaException(KafkaError(KafkaError._FATAL, "out of sequence", fatal=True))
+
+    def connect() -> Producer:
+        made.append((Fenced if not made else Producer)(client_config(topic.settings, locate(topic.settings))))
+        return made[-1]
+
+    publisher = DeadLetterPublisher(connect, topic.settings.kafka_dlq_topic)
+    dead = decode(topic.through(Record(b"x")), 300).dead
+    with pytest.raises(DeadLetterDeliveryError, match="out of sequence"):
+        publisher.publish(dead, topic.settings.kafka_topic, INCARNATION)
+    publisher.publish(dead, topic.settings.kafka_topic, INCARNATION)
+    assert len(made) == 2
+    assert [letter.value for letter in kept()] == [b"x"]
+
+
+def test_what_is_sent_again_for_a_lost_answer_is_kept_once() -> None:
+    assert PRODUCER_CONFIG["enable.idempotence"] is True
 
 
 def test_a_record_too_large_for_the_topic_is_a_retriable_error_that_says_what_to_do(topic: Topic) -> None:
     config = client_config(topic.settings, locate(topic.settings)) | {"message.max.bytes": 1_000}
     dead = decode(topic.through(Record(b"x" * 2_000), Record(b"y")), 300).dead
     with pytest.raises(DeadLetterDeliveryError, match=r"1 message.*raise `max\.message\.bytes`"):
-        DeadLetterPublisher(Producer(config), topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
+        DeadLetterPublisher(lambda: Producer(config), topic.settings.kafka_dlq_topic).publish(dead, "t", INCARNATION)
 
 
 def test_a_broker_that_is_gone_cannot_be_read(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,9 @@ class SlowSink(base.Sink):
     def add(self, decoded: Decoded) -> None:
         self.held += decoded.rows["source_offset"].to_list()
 
+    def confirm(self) -> None:
+        raise NotImplementedError
+
     def due(self) -> bool:
         return bool(self.held)
 
@@ -99,12 +102,16 @@ def test_it_is_time_to_wait_once_a_batch_was_read_ahead(sink: SlowSink, flusher:
     flusher.add(poll(0))
     flusher.start()
     flusher.add(poll(1, 2, 3))
-    assert not flusher.ready
+    assert flusher.full_seconds is None
     flusher.add(poll(4))
-    assert flusher.ready
+    assert flusher.full_seconds is not None
+    assert not flusher.wait(0)
     sink.go.set()
+    assert flusher.wait(10)
+    assert flusher.ready
     assert flusher.finish() == {0: 1}
     assert sink.held == [1, 2, 3, 4]
+    assert flusher.full_seconds is None
 
 
 def test_without_a_flush_there_is_nothing_to_wait_for(sink: SlowSink, flusher: Flusher) -> None:

@@ -2,14 +2,18 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
+from confluent_kafka import Message
 
 from sieis_platform.analysis.ledger import audit_archive
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
 from sieis_platform.stores.archive import Archive, ArchiveUnavailableError, Commit
+from sieis_streaming.broker import TopicMissingError
 from sieis_streaming.dead_letters import DeadLetterDeliveryError
 from sieis_streaming.decode import Decoded, decode
 from sieis_streaming.link import BrokerLink
@@ -17,6 +21,7 @@ from sieis_streaming.metrics import ConsumerMetrics
 from sieis_streaming.sinks.archive import ArchiveSink
 from sieis_streaming.sinks.base import (
     IncarnationChangedError,
+    LogTruncatedError,
     OffsetRange,
     PositionBeyondEndError,
     PositionMovedError,
@@ -25,12 +30,14 @@ from tests.unit.sieis_streaming.conftest import Record, Topic
 
 
 class Link(BrokerLink):
-    """The real link, whose topic can be told to have been made again."""
+    """The real link, whose topic can be told to be missing, or to have been made again."""
 
-    made_again = False
+    now = "the same"
 
     def incarnation(self) -> str:
-        return "another" if self.made_again else super().incarnation()
+        if self.now == "missing":
+            raise TopicMissingError("it is not there")
+        return "another" if self.now == "another" else super().incarnation()
 
 
 class FailingArchive(Archive):
@@ -198,16 +205,38 @@ def test_an_identical_reading_in_a_later_flush_is_a_duplicate_a_changed_one_is_n
     bench.assert_clean()
 
 
-def test_positions_read_a_second_time_are_passed_over(bench: Bench) -> None:
+def test_what_answers_a_fetch_before_the_assignment_is_passed_over(bench: Bench) -> None:
     bench.sink.assign({0: OffsetRange(0, 0)})
     polled = bench.poll(value(1), b"x", value(2))
     bench.sink.add(polled)
-    bench.sink.add(polled)
     assert bench.sink.flush() == {0: 3}
+    bench.sink.revoke([0])
+    assert bench.sink.assign({0: OffsetRange(0, 3)}) == {0: 3}
     bench.sink.add(polled)
     assert bench.sink.flush() == {}
     assert bench.stored() == [(0, 0), (0, 2)]
     bench.assert_clean()
+
+
+@pytest.mark.parametrize("flushed", [True, False], ids=["flushed", "buffered"])
+@pytest.mark.parametrize("again", [value(3), b"y"], ids=["reading", "dead letter"])
+def test_a_position_that_comes_again_stops_everything_and_says_where_to_read_on(
+    bench: Bench, flushed: bool, again: bytes
+) -> None:
+    """The broker has lost what was read already, and given its position to another record."""
+    bench.sink.assign({0: OffsetRange(0, 0)})
+    first = bench.poll(value(1), b"x", value(2))
+    bench.sink.add(first)
+    if flushed:
+        bench.sink.flush()
+    late = bench.poll(again)
+    moved = Decoded(
+        late.rows.with_columns(source_offset=pl.lit(1, pl.Int64)),
+        [replace(letter, message=first.dead[0].message) for letter in late.dead],
+    )
+    with pytest.raises(LogTruncatedError, match=r"position 1 .* 'The broker lost archived records' in docs/runbook.md"):
+        bench.sink.add(moved)
+    assert issubclass(LogTruncatedError, FatalError)
 
 
 def test_messages_of_a_partition_that_is_not_ours_are_passed_over(bench: Bench) -> None:
@@ -227,6 +256,53 @@ def test_it_is_due_by_size(topic: Topic, tmp_path: Path) -> None:
     assert bench.sink.due()
     bench.sink.flush()
     assert not bench.sink.due()
+
+
+def test_dead_letters_count_with_the_rows(topic: Topic, tmp_path: Path) -> None:
+    bench = Bench(topic, tmp_path, archive_flush_rows=4, archive_flush_seconds=3600)
+    bench.sink.assign({0: OffsetRange(0, 0), 1: OffsetRange(0, 0)})
+    bench.sink.add(bench.poll(value(1), b"x", b"y"))
+    assert not bench.sink.due()
+    bench.sink.add(bench.poll(b"z", partition=1))
+    assert bench.sink.due()
+    bench.sink.revoke([1])
+    assert not bench.sink.due()
+    bench.sink.add(bench.poll(value(2)))
+    assert bench.sink.due()
+    bench.sink.flush()
+    bench.sink.add(bench.poll(b"a", b"b", b"c"))
+    assert not bench.sink.due(), "those that were flushed count no longer"
+
+
+def test_a_few_large_dead_letters_are_due_too(topic: Topic, tmp_path: Path) -> None:
+    bench = Bench(topic, tmp_path, archive_flush_seconds=3600)
+    bench.sink.assign({0: OffsetRange(0, 0)})
+    large = bench.poll(b"x" * 900_000, None)
+    each = large.dead[0].size
+    assert 900_000 < each < 902_000
+    letters = [replace(large.dead[0], message=_At(offset, large.dead[0].message)) for offset in range(70)]
+    bench.sink.add(Decoded(large.rows, letters))
+    assert not bench.sink.due()
+    bench.sink.add(
+        Decoded(
+            large.rows,
+            [replace(letter, message=_At(70 + n, large.dead[0].message)) for n, letter in enumerate(letters[:5])],
+        )
+    )
+    assert bench.sink.due()
+
+
+class _At:
+    """A message as if it lay at another offset."""
+
+    def __init__(self, offset: int, message: Message) -> None:
+        self._offset, self._message = offset, message
+
+    def offset(self) -> int:
+        return self._offset
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._message, name)
 
 
 def test_it_is_due_by_age_dead_letters_alone_too(topic: Topic, tmp_path: Path) -> None:
@@ -329,7 +405,7 @@ def test_of_two_owners_the_stale_one_writes_nothing_not_even_other_partitions(be
 def test_a_topic_made_again_is_not_written_under_the_old_name(bench: Bench) -> None:
     bench.sink.assign({0: OffsetRange(0, 0)})
     bench.sink.add(bench.poll(*values(2)))
-    bench.link.made_again = True
+    bench.link.now = "another"
     with pytest.raises(IncarnationChangedError, match="made again"):
         bench.sink.flush()
     assert bench.archive.position(f"{bench.app}/0") is None
@@ -338,6 +414,74 @@ def test_a_topic_made_again_is_not_written_under_the_old_name(bench: Bench) -> N
     bench.sink.add(bench.poll(*values(2)))
     bench.sink.flush()
     assert bench.archive.position(f"{bench.settings.kafka_topic}/another/0") == 4
+
+
+@pytest.mark.parametrize("gone", ["missing", "another"])
+def test_what_was_certainly_read_of_a_topic_that_is_gone_is_stored_under_its_name_and_the_rest_told_lost(
+    bench: Bench, gone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.sink.assign({0: OffsetRange(0, 0), 1: OffsetRange(0, 0)})
+    bench.sink.add(bench.poll(*values(2), b"x"))
+    bench.sink.confirm()
+    bench.sink.add(bench.poll(value(2), b"y", value(3)))
+    bench.sink.add(bench.poll(value(4, mote=2), partition=1))
+    bench.link.now = gone
+    for _ in range(2):
+        with pytest.raises(IncarnationChangedError if gone == "another" else TopicMissingError):
+            bench.sink.flush()
+    assert bench.stored() == [(0, 0), (0, 1)]
+    assert bench.archive.position(f"{bench.app}/0") == 3
+    assert bench.archive.position(f"{bench.app}/1") is None
+    assert bench.metric("sieis_dead_letters_total", reason="not_json") == 1
+    assert bench.metric("sieis_records_lost_total") == 0
+    bench.sink.revoke([0, 1])
+    assert bench.metric("sieis_records_lost_total") == 4
+    told = [line for line in capsys.readouterr().out.splitlines() if "they are lost" in line]
+    assert len(told) == 2
+    assert "first=3" in told[0]
+    assert "last=5" in told[0]
+    bench.link.now = "another"
+    bench.sink.assign({0: OffsetRange(0, 2)})
+    bench.sink.revoke([0])
+    assert bench.metric("sieis_records_lost_total") == 4
+    bench.assert_clean()
+
+
+def test_what_is_certain_of_a_topic_that_is_gone_waits_for_the_archive(bench: Bench) -> None:
+    bench.sink.assign({0: OffsetRange(0, 0)})
+    bench.sink.add(bench.poll(*values(2)))
+
+    def unavailable() -> None:
+        raise ArchiveUnavailableError("no answer")
+
+    bench.archive.before = unavailable
+    with pytest.raises(ArchiveUnavailableError):
+        bench.sink.flush()  # asked the broker first: what it holds is certain
+    bench.link.now = "another"
+    with pytest.raises(ArchiveUnavailableError):
+        bench.sink.flush()
+    bench.archive.before = FailingArchive.before
+    with pytest.raises(IncarnationChangedError):
+        bench.sink.flush()
+    assert bench.stored() == [(0, 0), (0, 1)]
+    bench.sink.revoke([0])
+    assert bench.metric("sieis_records_lost_total") == 0
+    bench.assert_clean()
+
+
+def test_a_topic_that_was_only_thought_missing_is_read_on(bench: Bench) -> None:
+    bench.sink.assign({0: OffsetRange(0, 0)})
+    bench.sink.add(bench.poll(*values(2)))
+    bench.link.now = "missing"
+    with pytest.raises(TopicMissingError):
+        bench.sink.flush()
+    bench.link.now = "the same"
+    bench.sink.add(bench.poll(value(2)))
+    assert bench.sink.flush() == {0: 3}
+    bench.sink.add(bench.poll(value(3)))
+    bench.sink.revoke([0])
+    assert bench.metric("sieis_records_lost_total") == 0
+    bench.assert_clean()
 
 
 def test_a_revoked_partition_takes_only_its_own_rows_with_it(bench: Bench) -> None:

@@ -52,8 +52,56 @@ def value(mote: int, light: float, days_ago: int = 0) -> bytes:
     return b'{"mote_id": %d, "timestamp": "%sT00:00:00Z", "light": %f}' % (mote, day.encode(), light)
 
 
-def test_the_groups_own_offsets_serve(bench: Bench) -> None:
-    assert bench.sink.assign({0: OffsetRange(3, 9)}) == {}
+def test_it_reads_on_where_the_group_stands_and_where_it_never_was_from_the_first_record(bench: Bench) -> None:
+    assert bench.sink.assign({0: OffsetRange(3, 9, 5), 1: OffsetRange(3, 9), 2: OffsetRange(3, 9, 9)}) == {
+        0: 5,
+        1: 3,
+        2: 9,
+    }
+    assert not bench.sink.due()
+
+
+def test_what_the_group_never_read_before_the_broker_deleted_it_is_counted_once_and_told(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.sink.assign({0: OffsetRange(8, 9, 5), 1: OffsetRange(0, 9, 0)}) == {0: 8, 1: 0}
+    assert bench.sink.due(), "a loss is written down at once"
+    assert bench.metric("sieis_records_lost_total") == 0
+    assert bench.sink.flush() == {0: 8}  # though nothing was read
+    assert bench.metric("sieis_records_lost_total") == 3
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "no longer has" in line]
+    assert all(part in told for part in ("error", "rebuild_hot_store", "partition=0", "first=5", "last=7"))
+    assert bench.sink.flush() == {}
+    assert bench.metric("sieis_records_lost_total") == 3
+
+
+def test_a_loss_that_nobody_wrote_down_is_the_next_owners(bench: Bench) -> None:
+    bench.sink.assign({0: OffsetRange(8, 9, 5)})
+    bench.sink.revoke([0])
+    assert bench.sink.flush() == {}
+    assert bench.metric("sieis_records_lost_total") == 0
+
+
+def test_a_group_behind_the_last_record_reads_all_there_is(bench: Bench) -> None:
+    assert bench.sink.assign({0: OffsetRange(2, 9, 12)}) == {0: 2}
+    assert not bench.sink.due()
+
+
+def test_a_gap_while_it_runs_is_counted_with_its_flush(bench: Bench) -> None:
+    """The retention overtook partitions that were paused while the store was down."""
+    bench.sink.assign({0: OffsetRange(0, 0)})
+    polls = [bench.poll(value(1, n), b"x") for n in range(5)]
+    bench.sink.add(polls[0])
+    bench.sink.flush()
+    bench.sink.add(polls[2])
+    bench.sink.add(polls[4])
+    assert bench.metric("sieis_records_lost_total") == 0
+    assert bench.sink.flush() == {0: 10}
+    assert bench.metric("sieis_records_lost_total") == 4
+    bench.sink.add(polls[0])  # read anew from the first record: no gap
+    bench.sink.add(polls[1])
+    bench.sink.flush()
+    assert bench.metric("sieis_records_lost_total") == 4
 
 
 def test_each_poll_is_due_at_once_and_nothing_never(bench: Bench) -> None:
