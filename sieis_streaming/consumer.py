@@ -18,11 +18,12 @@ from confluent_kafka import Message as KafkaMessage
 
 from sieis_platform.errors import FatalError, RetriableError, SieisError
 from sieis_platform.settings import Settings
-from sieis_streaming.broker import BrokerUnavailableError, locate
+from sieis_streaming.broker import locate
 from sieis_streaming.decode import decode
 from sieis_streaming.flusher import Flusher
 from sieis_streaming.link import BrokerLink
 from sieis_streaming.metrics import ConsumerMetrics
+from sieis_streaming.refusal import FORBIDDEN, BrokerUnavailableError
 from sieis_streaming.sinks.base import IncarnationChangedError, OffsetRange, PositionMovedError, Sink
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ _COLLECT_EVERY_SECONDS: Final = 2.0  # at 100,000 records/s about 40 MB of sent 
 
 
 class ConsumerError(FatalError):
-    """The broker refuses this consumer for good (authorisation, fenced instance)."""
+    """This consumer cannot go on for good (a fenced instance)."""
 
 
 class _Backoff:
@@ -174,6 +175,7 @@ class SinkConsumer:
         messages = self._consumer.consume(self._poll_records, self._settings.poll_seconds)
         if self._failure is not None:
             raise self._failure
+        self._link.handshake.check(self._consumer)
         self._poll_records = (
             self._settings.poll_records_loaded
             if len(messages) >= self._settings.poll_records
@@ -246,11 +248,12 @@ class SinkConsumer:
 
     def _broker_error(self, error: KafkaError) -> None:
         self._metrics.errors.labels(self._sink.name, "broker").inc()
-        if error.fatal() or error.code() in (
-            KafkaError.TOPIC_AUTHORIZATION_FAILED,
-            KafkaError.GROUP_AUTHORIZATION_FAILED,
-        ):
-            raise ConsumerError(f"the broker refuses the consumer of the {self._sink.name} store: {error.str()}")
+        if error.code() in FORBIDDEN:
+            raise self._link.failure(
+                KafkaException(error), f"the broker refuses the consumer of the {self._sink.name} store"
+            )
+        if error.fatal():
+            raise ConsumerError(f"the consumer of the {self._sink.name} store cannot go on: {error.str()}")
         log.warning(
             "broker error, librdkafka goes on by itself", sink=self._sink.name, error=error.str(), code=error.name()
         )
@@ -269,9 +272,7 @@ class SinkConsumer:
                 for partition in pending
             }
         except KafkaException as error:
-            raise BrokerUnavailableError(
-                f"the broker did not tell the ends of {topic}: {error.args[0].str()}"
-            ) from error
+            raise self._link.failure(error, f"the broker did not tell the ends of {topic}") from error
         starts = self._sink.assign(ranges) or self._starts_of_group(ranges)
         parts = [TopicPartition(topic, partition, starts.get(partition, OFFSET_STORED)) for partition in pending]
         self._consumer.assign(parts)
@@ -295,9 +296,7 @@ class SinkConsumer:
                 [TopicPartition(topic, partition) for partition in ranges], timeout=_WATERMARK_SECONDS
             )
         except KafkaException as error:
-            raise BrokerUnavailableError(
-                f"the broker did not tell the group's offsets: {error.args[0].str()}"
-            ) from error
+            raise self._link.failure(error, "the broker did not tell the group's offsets") from error
         return {
             part.partition: ranges[part.partition].low
             for part in committed
@@ -318,6 +317,7 @@ class SinkConsumer:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Nothing is fetched until the sink has said from where: that may take a store that is down right now.
         consumer.assign([])
+        self._link.handshake.answered()
         self._forget(self._owned)
         self._metrics.assigned.labels(self._sink.name).set(0)
         self._pending, self._owned = sorted(part.partition for part in partitions), []
@@ -428,9 +428,10 @@ class SinkConsumer:
             try:
                 highs.append(self._consumer.get_watermark_offsets(part, timeout=left)[1])
             except KafkaException as error:
-                raise BrokerUnavailableError(
-                    f"the broker did not tell the end of {part.topic} [{part.partition}]: {error.args[0].str()}; the "
-                    "lag shown is that of before"
+                raise self._link.failure(
+                    error,
+                    "the lag shown is that of before: the broker did not tell the end of "
+                    f"{part.topic} [{part.partition}]",
                 ) from error
         return highs
 

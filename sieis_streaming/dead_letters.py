@@ -15,6 +15,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_streaming.decode import DeadLetter
+from sieis_streaming.refusal import FORBIDDEN, Handshake
 
 # Longest wait for the broker to acknowledge; librdkafka retries inside it.
 DELIVERY_SECONDS: Final = 30.0
@@ -92,7 +93,10 @@ class DeadLetterPublisher:
         self._topic = dlq_topic
 
     def publish(self, letters: Iterable[DeadLetter], topic: str, incarnation: str) -> None:
-        """Write `letters` and wait until all are acknowledged. Raises: DeadLetterDeliveryError."""
+        """Write `letters` and wait until all are acknowledged.
+
+        Raises: DeadLetterDeliveryError, BrokerRefusesError.
+        """
         now = dt.datetime.now(dt.UTC).isoformat()
         self._deliver(
             (self._topic, letter.message.key(), letter.message.value(), _headers(letter, topic, incarnation, now))
@@ -100,7 +104,9 @@ class DeadLetterPublisher:
         )
 
     def replay(self, letters: Sequence[KeptLetter], topic: str) -> None:
-        """Send the original bytes to `topic` again, then mark each as replayed. Raises: DeadLetterDeliveryError.
+        """Send the original bytes to `topic` again, then mark each as replayed.
+
+        Raises: DeadLetterDeliveryError, BrokerRefusesError.
 
         Killed between the two, a replay is repeated: identical readings are then dropped as duplicates.
         """
@@ -140,6 +146,9 @@ class DeadLetterPublisher:
                     failures.append(error.args[0])
                     break
         self._producer.flush(max(0.0, deadline - time.monotonic()))
+        for error in failures:
+            if error.code() in FORBIDDEN:
+                raise Handshake().failure(error, "the broker takes no message that was to be sent on")
         if failures or pending:
             raise DeadLetterDeliveryError(_undelivered(failures, pending))
 
@@ -154,7 +163,7 @@ def _undelivered(failures: Sequence[KafkaError], pending: int) -> str:
 def read_all(consumer: Consumer, dlq_topic: str) -> list[KeptLetter]:
     """Every dead letter now on the topic, once each (by position), in the order they died, with its status.
 
-    `consumer` must belong to no group that commits. Raises: DeadLetterReadError.
+    `consumer` must belong to no group that commits. Raises: DeadLetterReadError, BrokerRefusesError.
     """
     letters: dict[Position, KeptLetter] = {}
     replayed: set[str] = set()
@@ -249,6 +258,8 @@ def _bytes(value: str | bytes | None) -> bytes:
 def _read_to_end(consumer: Consumer, topic: str) -> Iterable[KafkaMessage]:
     try:
         metadata = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic]
+        if metadata.error is not None and metadata.error.code() in FORBIDDEN:
+            raise KafkaException(metadata.error)  # else it would look like a topic without letters
         ends: dict[int, int] = {}
         for partition in metadata.partitions:
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=READ_SECONDS)
@@ -258,7 +269,9 @@ def _read_to_end(consumer: Consumer, topic: str) -> Iterable[KafkaMessage]:
         last_seen = time.monotonic()
         while ends:
             for message in consumer.consume(1_000, 0.2):
-                if message.error() is not None:
+                if (error := message.error()) is not None:
+                    if error.code() in FORBIDDEN:
+                        raise KafkaException(error)
                     continue
                 last_seen = time.monotonic()
                 yield message
@@ -270,4 +283,7 @@ def _read_to_end(consumer: Consumer, topic: str) -> Iterable[KafkaMessage]:
                     f"{topic} could not be read to its end within {READ_SECONDS:g} s of silence; is the broker up?"
                 )
     except KafkaException as error:
-        raise DeadLetterReadError(f"{topic} could not be read: {error}; is the broker up?") from error
+        cause: KafkaError = error.args[0]
+        if cause.code() in FORBIDDEN:
+            raise Handshake().failure(cause, f"{topic} could not be read") from error
+        raise DeadLetterReadError(f"{topic} could not be read: {cause.str()}; is the broker up?") from error

@@ -4,13 +4,15 @@ Belongs here: what changes when the embedded broker restarts under a running con
 """
 
 import threading
+from typing import Any
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from sieis_platform.settings import Settings, Sink
 from sieis_streaming.broker import BrokerAddress, client_config, has_moved, incarnation, locate
 from sieis_streaming.dead_letters import PRODUCER_CONFIG, DeadLetterPublisher
+from sieis_streaming.refusal import BrokerRefusesError, BrokerUnavailableError, Handshake
 
 # A message the broker has not acknowledged within this time fails; the flush that needs it is then tried again.
 _DELIVERY_MS = 10_000
@@ -24,6 +26,7 @@ class BrokerLink:
         self._address: BrokerAddress | None = None
         self._admin: AdminClient | None = None
         self._publisher: DeadLetterPublisher | None = None
+        self.handshake = Handshake()
 
     def connect(self, stop: threading.Event, timeout: float) -> None:
         """Find the broker. Raises: BrokerUnavailableError."""
@@ -33,7 +36,7 @@ class BrokerLink:
 
     def connect_publisher(self, address: BrokerAddress) -> None:
         """Send dead letters to `address`, which may be a newer broker than the one read from."""
-        config = client_config(self._settings, address) | PRODUCER_CONFIG | {"delivery.timeout.ms": _DELIVERY_MS}
+        config = self._config(address) | PRODUCER_CONFIG | {"delivery.timeout.ms": _DELIVERY_MS}
         self._publisher = DeadLetterPublisher(Producer(config), self._settings.kafka_dlq_topic)
 
     @property
@@ -55,21 +58,28 @@ class BrokerLink:
         return has_moved(self._settings, self.address)
 
     def incarnation(self) -> str:
-        """Incarnation of the topic that is read from. Raises: BrokerUnavailableError, TopicMissingError."""
+        """Incarnation of the topic that is read from.
+
+        Raises: BrokerUnavailableError, BrokerRefusesError, TopicMissingError.
+        """
         if self.address.cluster_id is not None:
             # The embedded broker never reuses an address: whoever is connected to this one reads this incarnation. And
             # a flush must not wait for a broker that is gone for good.
             return self.address.cluster_id
         if self._admin is None:
-            self._admin = AdminClient(client_config(self._settings, self.address))
-        return incarnation(self._admin, self._settings, self._settings.kafka_topic)
+            self._admin = AdminClient(self._config(self.address))
+        return incarnation(self._admin, self._settings, self._settings.kafka_topic, handshake=self.handshake)
+
+    def failure(self, error: KafkaException, what: str) -> BrokerRefusesError | BrokerUnavailableError:
+        """The error to raise where `what` ("the broker did not ...") came of `error`."""
+        return self.handshake.failure(error.args[0], what)
 
     def consumer(self, sink: Sink) -> Consumer:
         """A member of the group of `sink`, not yet subscribed."""
         settings = self._settings
         session_ms = int(settings.session_timeout_seconds * 1_000)
         return Consumer(
-            client_config(settings, self.address)
+            self._config(self.address)
             | {
                 "group.id": f"{settings.kafka_group}.{sink}",
                 "auto.offset.reset": "earliest",
@@ -86,3 +96,6 @@ class BrokerLink:
                 "topic.metadata.refresh.interval.ms": 5_000,
             }
         )
+
+    def _config(self, address: BrokerAddress) -> dict[str, Any]:
+        return client_config(self._settings, address, self.handshake)
