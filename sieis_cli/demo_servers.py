@@ -19,6 +19,7 @@ from sieis_platform.settings import Settings
 from sieis_platform.stores.influx import setup as influx
 from sieis_platform.stores.s3 import bucket_of, empty_bucket, make_bucket
 from sieis_streaming.broker import client_config, locate
+from sieis_streaming.refusal import Handshake
 from sieis_streaming.topics import ensure_topics
 
 MADE_BY: Final = "made by sieis demo"
@@ -129,7 +130,13 @@ def _url(name: str, address: SecretStr) -> sa.URL:
 # -- Kafka -----------------------------------------------------------------------------------------------------------
 def _remove_topics(demo: Settings) -> None:
     """The groups go too: with the offsets of the old topics their members would skip what is in the new ones."""
-    admin = AdminClient(client_config(demo, locate(demo)))
+    handshake = Handshake()
+    admin = AdminClient(client_config(demo, locate(demo), handshake))
+    with handshake.explained(admin):
+        _remove_topics_of(demo, admin)
+
+
+def _remove_topics_of(demo: Settings, admin: AdminClient) -> None:
     groups = {f"{demo.kafka_group}.{sink}" for sink in ("hot", "archive")}
     topics = [demo.kafka_topic, demo.kafka_dlq_topic]
     deadline = time.monotonic() + _GONE_SECONDS

@@ -95,8 +95,15 @@ def _topics(settings: "Settings", console: Console, *, grow: bool) -> None:
     if settings.embedded_broker:
         console.print("topics: the embedded broker makes them itself")
         return
+    from sieis_streaming.probe import probe
+    from sieis_streaming.refusal import BrokerForbidsError
     from sieis_streaming.topics import ensure_topics
 
+    try:
+        probe(settings)
+        console.print("broker: can do all that is relied on")
+    except BrokerForbidsError as error:
+        console.print(f"broker: [yellow]not tried out[/]: {error}")
     for topic in ensure_topics(settings, grow=grow):
         grown = f"grown from {topic.grown_from}" if topic.grown_from else "there already"
         console.print(f"topic {topic.name}: {'made' if topic.made else grown}, {topic.partitions} partitions")

@@ -116,6 +116,12 @@ class Settings(BaseSettings):
     kafka_ssl_ca_location: Path | None = Field(
         None, description="Certificates that Kafka's is checked against (PEM); unset: those of the system."
     )
+    kafka_ssl_certificate_location: Path | None = Field(
+        None,
+        description="Our own certificate (PEM, with its chain), where Kafka asks its clients for one (ssl, sasl_ssl).",
+    )
+    kafka_ssl_key_location: Path | None = Field(None, description="The key of our own certificate (PEM).")
+    kafka_ssl_key_password: SecretStr | None = Field(None, description="Password of that key; unset: it has none.")
     kafka_session_timeout_seconds: float = Field(
         30,
         ge=1,

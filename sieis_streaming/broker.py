@@ -25,6 +25,8 @@ from confluent_kafka.admin import AdminClient
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_platform.settings import Settings
+from sieis_streaming.refusal import BrokerUnavailableError, Handshake
+from sieis_streaming.tls import tls_config
 
 log = structlog.get_logger(__name__)
 
@@ -36,10 +38,6 @@ _REPEATS_SECONDS: Final = 10.0  # the same line of librdkafka is not logged agai
 _URL_SAFE: Final = str.maketrans("+/", "-_")
 _NO_TOPIC_ID: Final = frozenset({"None", "", "A" * 22})  # a UUID of zeros in base64: the broker's answer had no id
 _REMEMBERED: Final = 1_000  # earlier addresses kept (one a start), and lines of librdkafka
-
-
-class BrokerUnavailableError(RetriableError):
-    """No broker answers (yet)."""
 
 
 class BrokerRunningError(FatalError):
@@ -155,18 +153,19 @@ def has_moved(settings: Settings, address: BrokerAddress) -> bool:
     return published is not None and published.cluster_id != address.cluster_id
 
 
-def client_config(settings: Settings, address: BrokerAddress) -> dict[str, Any]:
+def client_config(settings: Settings, address: BrokerAddress, handshake: Handshake | None = None) -> dict[str, Any]:
     """librdkafka options common to every client of `address`; its log goes to structlog instead of stderr.
 
-    Override by merging: `{**client_config(...), "error_cb": mine}`. Holds the password, where there is one.
-    Raises: BrokerError where the settings lack what their security protocol needs.
+    `handshake` takes the client's errors (unset: they are logged). Override by merging:
+    `{**client_config(...), "error_cb": mine}`. Holds the password, where there is one.
+    Raises: BrokerError, TlsFilesError where the settings lack what their security protocol needs.
     """
     config: dict[str, Any] = {
         "bootstrap.servers": address.bootstrap,
         "client.id": "sieis",
         "log.connection.close": False,  # idle connections come and go
         "logger": _LibrdkafkaLog(logging.DEBUG if address.embedded else None),
-        "error_cb": _log_error,
+        "error_cb": handshake or Handshake(),
     }
     if not address.embedded:
         config |= _security(settings)
@@ -192,22 +191,24 @@ def _security(settings: Settings) -> dict[str, str]:
             "sasl.username": settings.kafka_sasl_username,
             "sasl.password": settings.kafka_sasl_password.get_secret_value(),
         }
-    if protocol.endswith("ssl") and settings.kafka_ssl_ca_location is not None:
-        if not settings.kafka_ssl_ca_location.is_file():
-            raise BrokerError(f"SIEIS_KAFKA_SSL_CA_LOCATION: there is no file {settings.kafka_ssl_ca_location}")
-        config["ssl.ca.location"] = str(settings.kafka_ssl_ca_location)
-    return config
+    return config | tls_config(settings) if protocol.endswith("ssl") else config
 
 
 def incarnation(
-    client: AdminClient | Producer | Consumer, settings: Settings, topic: str, timeout: float = _METADATA_SECONDS
+    client: AdminClient | Producer | Consumer,
+    settings: Settings,
+    topic: str,
+    timeout: float = _METADATA_SECONDS,
+    handshake: Handshake | None = None,
 ) -> str:
     """What tells a recreated topic (offsets start at 0 again) from a replay: Kafka's topic id, else the cluster id.
 
-    On Kafka only an AdminClient can ask; for any other client one is made for the call.
-    Raises: BrokerUnavailableError where the broker does not answer, TopicMissingError where the topic does not exist,
-    BrokerError where the broker knows no topic ids.
+    On Kafka only an AdminClient can ask; for any other client one is made for the call. `handshake` is what takes the
+    errors of `client`.
+    Raises: BrokerUnavailableError where the broker does not answer, BrokerRefusesError where it will not,
+    TopicMissingError where the topic does not exist, BrokerError where the broker knows no topic ids.
     """
+    handshake = handshake or Handshake()
     try:
         if settings.embedded_broker:
             found = client.list_topics(topic, timeout=timeout).cluster_id
@@ -215,7 +216,7 @@ def incarnation(
                 raise BrokerUnavailableError("the embedded broker did not tell its cluster id")
             return found
         if not isinstance(client, AdminClient):
-            client = AdminClient(client_config(settings, locate(settings)))
+            client = AdminClient(client_config(settings, locate(settings), handshake))
         asked = client.describe_topics(TopicCollection([topic]), request_timeout=timeout)
         # librdkafka writes the id with "+" and "/", Kafka's own tools with "-" and "_"; "/" parts what a position is.
         found = str(asked[topic].result().topic_id).translate(_URL_SAFE)
@@ -225,11 +226,12 @@ def incarnation(
             raise TopicMissingError(
                 f"topic {topic} does not exist on the broker; make it with `sieis setup`"
             ) from error
-        raise BrokerUnavailableError(f"the broker did not describe topic {topic}: {cause.str()}") from error
+        raise handshake.failure(cause, f"the broker did not describe topic {topic}", client) from error
+    handshake.answered()
     if found in _NO_TOPIC_ID:
         raise BrokerError(
             f"the broker tells no id of topic {topic}: a topic deleted and made again could not be told from a replay. "
-            "Update the broker: Kafka has topic ids since 2.8, Redpanda since its pull request 26968 of 2025"
+            "Update the broker: Kafka has topic ids since 2.8, Redpanda since 25.3"
         )
     return found
 
@@ -262,15 +264,6 @@ class _LibrdkafkaLog:
         self._said[line] = now, 0
         more = {"repeats": repeats} if repeats else {}
         log.log(level, "librdkafka", facility=facility, client=client, text=text, **more)
-
-
-def _log_error(error: KafkaError) -> None:
-    if error.fatal():
-        log.error("kafka client failed for good", code=error.name(), text=error.str())
-    elif error.code() == KafkaError._ALL_BROKERS_DOWN:
-        log.warning("no broker answers", text=error.str())
-    else:
-        log.debug("kafka client", code=error.name(), text=error.str())
 
 
 def _take_lock(path: Path) -> IO[bytes]:

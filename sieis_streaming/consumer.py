@@ -19,11 +19,12 @@ from confluent_kafka import Message as KafkaMessage
 
 from sieis_platform.errors import FatalError, RetriableError, SieisError
 from sieis_platform.settings import Settings
-from sieis_streaming.broker import BrokerUnavailableError, TopicMissingError, locate
+from sieis_streaming.broker import TopicMissingError, locate
 from sieis_streaming.decode import decode
 from sieis_streaming.flusher import Flusher
 from sieis_streaming.link import BrokerLink
 from sieis_streaming.metrics import ConsumerMetrics
+from sieis_streaming.refusal import FORBIDDEN, BrokerUnavailableError
 from sieis_streaming.sinks.base import (
     IncarnationChangedError,
     LogTruncatedError,
@@ -62,7 +63,7 @@ _COLLECT_EVERY_SECONDS: Final = 2.0  # at 100,000 records/s about 40 MB of sent 
 
 
 class ConsumerError(FatalError):
-    """The broker refuses this consumer for good (authorisation, fenced instance)."""
+    """This consumer cannot go on for good (a fenced instance)."""
 
 
 class _Place(NamedTuple):
@@ -247,6 +248,7 @@ class SinkConsumer:
         messages = self._consumer.consume(self._poll_records, self._settings.poll_seconds)
         if self._failure is not None:
             raise self._failure
+        self._link.handshake.check(self._consumer)
         self._poll_records = (
             self._settings.poll_records_loaded
             if len(messages) >= self._settings.poll_records
@@ -340,11 +342,12 @@ class SinkConsumer:
             self._placeless[message.partition() or 0] = error.str()
             return
         self._metrics.errors.labels(self._sink.name, "broker").inc()
-        if error.fatal() or error.code() in (
-            KafkaError.TOPIC_AUTHORIZATION_FAILED,
-            KafkaError.GROUP_AUTHORIZATION_FAILED,
-        ):
-            raise ConsumerError(f"the broker refuses the consumer of the {self._sink.name} store: {error.str()}")
+        if error.code() in FORBIDDEN:
+            raise self._link.failure(
+                KafkaException(error), f"the broker refuses the consumer of the {self._sink.name} store"
+            )
+        if error.fatal():
+            raise ConsumerError(f"the consumer of the {self._sink.name} store cannot go on: {error.str()}")
         log.warning(
             "broker error, librdkafka goes on by itself", sink=self._sink.name, error=error.str(), code=error.name()
         )
@@ -395,15 +398,16 @@ class SinkConsumer:
         return self._link.cut({partition: (place.offset, place.epoch) for partition, place in known.items()})
 
     def _ends_of(self, partition: int) -> tuple[int, int]:
-        """First offset that the broker has, and the one after the last. Raises: BrokerUnavailableError."""
+        """First offset that the broker has, and the one after the last.
+
+        Raises: BrokerUnavailableError, BrokerRefusesError.
+        """
         assert self._consumer is not None  # noqa: S101 - the caller looked
         part = TopicPartition(self._settings.kafka_topic, partition)
         try:
             return self._consumer.get_watermark_offsets(part, timeout=_WATERMARK_SECONDS)
         except KafkaException as error:
-            raise BrokerUnavailableError(
-                f"the broker did not tell the ends of {part.topic}: {error.args[0].str()}"
-            ) from error
+            raise self._link.failure(error, f"the broker did not tell the ends of {part.topic}") from error
 
     def _committed(self, partitions: Sequence[int]) -> dict[int, _Place]:
         """Where the group stands in each partition in which it committed since the topic was made.
@@ -417,9 +421,7 @@ class SinkConsumer:
                 [TopicPartition(topic, partition) for partition in partitions], timeout=_WATERMARK_SECONDS
             )
         except KafkaException as error:
-            raise BrokerUnavailableError(
-                f"the broker did not tell the group's offsets: {error.args[0].str()}"
-            ) from error
+            raise self._link.failure(error, "the broker did not tell the group's offsets") from error
         return {
             part.partition: _Place(part.offset, _epoch(part))
             for part in committed
@@ -478,6 +480,7 @@ class SinkConsumer:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Nothing is fetched until the sink has said from where: that may take a store that is down right now.
         consumer.assign([])
+        self._link.handshake.answered()
         self._forget(self._owned)
         self._placeless = {}
         self._metrics.assigned.labels(self._sink.name).set(0)
@@ -598,9 +601,10 @@ class SinkConsumer:
             try:
                 highs.append(self._consumer.get_watermark_offsets(part, timeout=left)[1])
             except KafkaException as error:
-                raise BrokerUnavailableError(
-                    f"the broker did not tell the end of {part.topic} [{part.partition}]: {error.args[0].str()}; the "
-                    "lag shown is that of before"
+                raise self._link.failure(
+                    error,
+                    "the lag shown is that of before: the broker did not tell the end of "
+                    f"{part.topic} [{part.partition}]",
                 ) from error
         return highs
 

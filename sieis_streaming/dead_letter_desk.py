@@ -18,15 +18,21 @@ from sieis_streaming.dead_letters import (
     read_all,
     to_replay,
 )
+from sieis_streaming.refusal import Handshake
 
 
 def read_letters(settings: Settings) -> list[KeptLetter]:
-    """Every dead letter, once each, in the order they died. Raises: BrokerUnavailableError, DeadLetterReadError."""
+    """Every dead letter, once each, in the order they died.
+
+    Raises: BrokerUnavailableError, BrokerRefusesError, DeadLetterReadError.
+    """
+    handshake = Handshake()
     # The group never commits; librdkafka wants a name for it.
-    config = client_config(settings, locate(settings)) | {"group.id": "sieis-dlq-reader", "enable.auto.commit": False}
-    consumer = Consumer(config)
+    own = {"group.id": "sieis-dlq-reader", "enable.auto.commit": False}
+    consumer = Consumer(client_config(settings, locate(settings), handshake) | own)
     try:
-        return read_all(consumer, settings.kafka_dlq_topic)
+        with handshake.explained(consumer):
+            return read_all(consumer, settings.kafka_dlq_topic)
     finally:
         consumer.close()
 
@@ -47,7 +53,7 @@ def letters_at(settings: Settings, positions: Sequence[str]) -> list[KeptLetter]
 def replay_letters(settings: Settings, positions: Sequence[str] = ()) -> list[KeptLetter]:
     """Send the original bytes to the topic again: of all open ones, or of those at `positions`; those that were sent.
 
-    Raises: BrokerUnavailableError, DeadLetterReadError, DeadLetterNotFoundError, DeadLetterDeliveryError.
+    Raises: as `letters_at`, DeadLetterDeliveryError.
     """
     letters = letters_at(settings, positions) if positions else to_replay(read_letters(settings))
     if letters:

@@ -16,6 +16,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from sieis_platform.errors import FatalError, RetriableError
 from sieis_streaming.decode import DeadLetter
+from sieis_streaming.refusal import FORBIDDEN, Handshake
 
 # Longest wait for the broker to acknowledge _CHUNK messages; librdkafka retries inside it.
 DELIVERY_SECONDS: Final = 30.0
@@ -107,7 +108,10 @@ class DeadLetterPublisher:
         self._topic = dlq_topic
 
     def publish(self, letters: Iterable[DeadLetter], topic: str, incarnation: str) -> None:
-        """Write `letters` and wait until all are acknowledged. Raises: DeadLetterDeliveryError."""
+        """Write `letters` and wait until all are acknowledged.
+
+        Raises: DeadLetterDeliveryError, BrokerRefusesError.
+        """
         now = dt.datetime.now(dt.UTC).isoformat()
         self._deliver(
             (self._topic, letter.message.key(), letter.message.value(), _headers(letter, topic, incarnation, now))
@@ -115,7 +119,9 @@ class DeadLetterPublisher:
         )
 
     def replay(self, letters: Sequence[KeptLetter], topic: str) -> None:
-        """Send the original bytes to `topic` again, then mark each as replayed. Raises: DeadLetterDeliveryError.
+        """Send the original bytes to `topic` again, then mark each as replayed.
+
+        Raises: DeadLetterDeliveryError, BrokerRefusesError.
 
         Killed between the two, a replay is repeated: identical readings are then dropped as duplicates.
         """
@@ -163,6 +169,9 @@ class DeadLetterPublisher:
         if any(error.fatal() or error.code() == KafkaError._FATAL for error in failures):
             # An idempotent producer that has lost its place in a partition (its topic made again) refuses for ever.
             self._producer = self._connect()
+        for error in failures:
+            if error.code() in FORBIDDEN:
+                raise Handshake().failure(error, "the broker takes no message that was to be sent on")
         if failures or pending:
             raise DeadLetterDeliveryError(_undelivered(failures, pending))
 
@@ -177,7 +186,7 @@ def _undelivered(failures: Sequence[KafkaError], pending: int) -> str:
 def read_all(consumer: Consumer, dlq_topic: str) -> list[KeptLetter]:
     """Every dead letter now on the topic, once each (by position), in the order they died, with its status.
 
-    `consumer` must belong to no group that commits. Raises: DeadLetterReadError.
+    `consumer` must belong to no group that commits. Raises: DeadLetterReadError, BrokerRefusesError.
     """
     letters: dict[Position, KeptLetter] = {}
     replayed: set[str] = set()
@@ -272,6 +281,8 @@ def _bytes(value: str | bytes | None) -> bytes:
 def _read_to_end(consumer: Consumer, topic: str) -> Iterable[KafkaMessage]:
     try:
         metadata = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic]
+        if metadata.error is not None and metadata.error.code() in FORBIDDEN:
+            raise KafkaException(metadata.error)  # else it would look like a topic without letters
         ends: dict[int, int] = {}
         for partition in metadata.partitions:
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=READ_SECONDS)
@@ -281,7 +292,9 @@ def _read_to_end(consumer: Consumer, topic: str) -> Iterable[KafkaMessage]:
         last_seen = time.monotonic()
         while ends:
             for message in consumer.consume(1_000, 0.2):
-                if message.error() is not None:
+                if (error := message.error()) is not None:
+                    if error.code() in FORBIDDEN:
+                        raise KafkaException(error)
                     continue
                 last_seen = time.monotonic()
                 yield message
@@ -293,4 +306,7 @@ def _read_to_end(consumer: Consumer, topic: str) -> Iterable[KafkaMessage]:
                     f"{topic} could not be read to its end within {READ_SECONDS:g} s of silence; is the broker up?"
                 )
     except KafkaException as error:
-        raise DeadLetterReadError(f"{topic} could not be read: {error}; is the broker up?") from error
+        cause: KafkaError = error.args[0]
+        if cause.code() in FORBIDDEN:
+            raise Handshake().failure(cause, f"{topic} could not be read") from error
+        raise DeadLetterReadError(f"{topic} could not be read: {cause.str()}; is the broker up?") from error

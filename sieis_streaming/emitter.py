@@ -12,18 +12,22 @@ from typing import Any, Final
 
 import polars as pl
 import structlog
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from sieis_platform.errors import FatalError
 from sieis_platform.reading import FIELDS
 from sieis_platform.settings import Settings
-from sieis_streaming.broker import BrokerAddress, BrokerUnavailableError, client_config, has_moved, locate
+from sieis_streaming.broker import BrokerAddress, client_config, has_moved, locate
+from sieis_streaming.refusal import FORBIDDEN, BrokerUnavailableError, Handshake
 from sieis_streaming.replay import Cursor
 
 log = structlog.get_logger(__name__)
 
 MAX_OUTSTANDING: Final = 50_000
 """Unacknowledged records at most: half of librdkafka's own queue (100,000), so that it is never full; about 15 MB."""
+
+PRODUCER_CONFIG: Final = {"enable.idempotence": True, "compression.type": "lz4"}
+"""How readings go to Kafka, idempotent so that librdkafka's own retries make no duplicates; `sieis setup` tries it."""
 
 _LINGER_MS: Final = 5  # librdkafka's default; batches fill at thousands a second, and it adds 5 ms to a lone reading
 _LOOK_SECONDS: Final = 0.2  # how often it is asked whether the embedded broker has moved
@@ -36,8 +40,6 @@ _PERMANENT: Final = frozenset(
         KafkaError.INVALID_MSG,
         KafkaError.INVALID_RECORD,
         KafkaError.TOPIC_EXCEPTION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError._UNKNOWN_TOPIC,
         KafkaError._UNKNOWN_PARTITION,
@@ -98,6 +100,7 @@ class Emitter:
         self._topic = settings.kafka_topic
         self._batches: deque[_Batch] = deque()
         self._refused: KafkaError | None = None
+        self._handshake = Handshake()
         self._broken = False
         self._last_progress = self._last_look = time.monotonic()
         self.sent = 0
@@ -134,10 +137,13 @@ class Emitter:
     def serve(self, seconds: float = 0.0) -> None:
         """Take delivery reports for up to `seconds`, send again what failed, follow the broker.
 
-        Raises: DeliveryError, and BrokerUnavailableError once the patience is at an end.
+        Raises: DeliveryError, BrokerRefusesError, and BrokerUnavailableError once the patience is at an end.
         """
-        self._producer.poll(seconds)
+        self._poll(seconds)
+        self._handshake.check(self._producer)
         if self._refused is not None:
+            if self._refused.code() in FORBIDDEN:
+                raise self._handshake.failure(self._refused, f"the broker takes no readings on {self._topic}")
             raise DeliveryError(f"the broker refuses readings on {self._topic}: {self._refused.str()}")
         now = time.monotonic()
         if now - self._last_look >= _LOOK_SECONDS:
@@ -153,7 +159,18 @@ class Emitter:
         if self._patience is not None and self.outstanding and now - self._last_progress > self._patience:
             raise BrokerUnavailableError(
                 f"{self.outstanding} readings without acknowledgement for {self._patience:.0f} s; is the broker there?"
+                f"{self._handshake.reason}"
             )
+
+    def _poll(self, seconds: float) -> None:
+        """Take delivery reports; a producer that has failed for good is replaced, unless the next would fail too."""
+        try:
+            self._producer.poll(seconds)
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            if cause.code() in FORBIDDEN or cause.code() == KafkaError._UNSUPPORTED_FEATURE:
+                self._refused = cause
+            self._broken = True
 
     def flush(self, seconds: float) -> bool:
         """Wait up to `seconds` until everything is acknowledged; whether it is. Raises: as `serve`."""
@@ -168,13 +185,14 @@ class Emitter:
         self._producer.close()
 
     def _connect(self, address: BrokerAddress) -> Producer:
-        compression = {} if address.embedded else {"compression.type": "lz4"}
+        # The embedded broker takes idempotent batches too, but gains nothing by packing.
+        packed = {"compression.type": "none"} if address.embedded else {}
         return Producer(
             {
-                **client_config(self._settings, address),
-                "enable.idempotence": True,  # librdkafka's own retries make no duplicates; the embedded broker takes it
+                **client_config(self._settings, address, self._handshake),
+                **PRODUCER_CONFIG,
                 "linger.ms": _LINGER_MS,
-                **compression,
+                **packed,
                 **self._options,
             }
         )
@@ -207,12 +225,13 @@ class Emitter:
         if error is None:
             batch.open -= 1
             self.delivered += 1
+            self._handshake.answered()
             self._last_progress = time.monotonic()
             return
         self._failed(batch, error, {"key": message.key(), "value": message.value()})
 
     def _failed(self, batch: _Batch, error: KafkaError, message: dict[str, Any]) -> None:
-        if error.code() in _PERMANENT:
+        if error.code() in _PERMANENT or error.code() in FORBIDDEN:
             self._refused = error
         self._broken = self._broken or error.fatal()
         batch.failed.append(message)

@@ -5,14 +5,15 @@ Belongs here: what changes when the embedded broker restarts under a running con
 
 import threading
 import time
-from typing import Final
+from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from sieis_platform.settings import Settings, Sink
-from sieis_streaming.broker import BrokerAddress, BrokerUnavailableError, client_config, has_moved, incarnation, locate
+from sieis_streaming.broker import BrokerAddress, client_config, has_moved, incarnation, locate
 from sieis_streaming.dead_letters import PRODUCER_CONFIG, DeadLetterPublisher
+from sieis_streaming.refusal import BrokerRefusesError, BrokerUnavailableError, Handshake
 
 # A message the broker has not acknowledged within this time fails; the flush that needs it is then tried again.
 _DELIVERY_MS = 10_000
@@ -30,6 +31,7 @@ class BrokerLink:
         self._address: BrokerAddress | None = None
         self._admin: AdminClient | None = None
         self._publisher: DeadLetterPublisher | None = None
+        self.handshake = Handshake()
 
     def connect(self, stop: threading.Event, timeout: float) -> None:
         """Find the broker. Raises: BrokerUnavailableError."""
@@ -39,7 +41,7 @@ class BrokerLink:
 
     def connect_publisher(self, address: BrokerAddress) -> None:
         """Send dead letters to `address`, which may be a newer broker than the one read from."""
-        config = client_config(self._settings, address) | PRODUCER_CONFIG | {"delivery.timeout.ms": _DELIVERY_MS}
+        config = self._config(address) | PRODUCER_CONFIG | {"delivery.timeout.ms": _DELIVERY_MS}
         self._publisher = DeadLetterPublisher(lambda: Producer(config), self._settings.kafka_dlq_topic)
 
     @property
@@ -61,14 +63,21 @@ class BrokerLink:
         return has_moved(self._settings, self.address)
 
     def incarnation(self) -> str:
-        """Incarnation of the topic that is read from. Raises: BrokerUnavailableError, TopicMissingError."""
+        """Incarnation of the topic that is read from.
+
+        Raises: BrokerUnavailableError, BrokerRefusesError, TopicMissingError.
+        """
         if self.address.cluster_id is not None:
             # The embedded broker never reuses an address: whoever is connected to this one reads this incarnation. And
             # a flush must not wait for a broker that is gone for good.
             return self.address.cluster_id
         if self._admin is None:
-            self._admin = AdminClient(client_config(self._settings, self.address))
-        return incarnation(self._admin, self._settings, self._settings.kafka_topic)
+            self._admin = AdminClient(self._config(self.address))
+        return incarnation(self._admin, self._settings, self._settings.kafka_topic, handshake=self.handshake)
+
+    def failure(self, error: KafkaException, what: str) -> BrokerRefusesError | BrokerUnavailableError:
+        """The error to raise where `what` ("the broker did not ...") came of `error`."""
+        return self.handshake.failure(error.args[0], what)
 
     def cut(self, places: dict[int, tuple[int, int]]) -> set[int]:
         """The partitions whose log was cut, and perhaps filled anew, below these (offset, leader's epoch when read).
@@ -76,7 +85,7 @@ class BrokerLink:
         librdkafka has the broker compare epochs only where a client learns of a partition: this takes a client of its
         own, and until each partition has told that, a record, or its end. Raises: BrokerUnavailableError.
         """
-        config = client_config(self._settings, self.address) | {
+        config = self._config(self.address) | {
             "group.id": f"{self._settings.kafka_group}.looking",  # never joined
             "enable.auto.commit": False,
             "enable.partition.eof": True,
@@ -113,7 +122,7 @@ class BrokerLink:
         settings = self._settings
         session_ms = int(settings.session_timeout_seconds * 1_000)
         return Consumer(
-            client_config(settings, self.address)
+            self._config(self.address)
             | {
                 "group.id": f"{settings.kafka_group}.{sink}",
                 # Where the broker has nothing at a position (its retention was faster, or it lost records), the hot
@@ -132,3 +141,6 @@ class BrokerLink:
                 "topic.metadata.refresh.interval.ms": 5_000,
             }
         )
+
+    def _config(self, address: BrokerAddress) -> dict[str, Any]:
+        return client_config(self._settings, address, self.handshake)

@@ -1,5 +1,6 @@
 """What only a real Kafka does to its consumers: zombies, storms, topics made again, retention, its own death."""
 
+import contextlib
 import json
 import signal
 import time
@@ -12,11 +13,13 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from polars.testing import assert_frame_equal
 
+from sieis_platform.stores.open import open_archive, open_hot
 from sieis_streaming.broker import client_config, locate
 from sieis_streaming.topics import ensure_topics
 from tests.faults.compare import hot_equals_archive
 from tests.faults.harness import (
     COMPARED,
+    NOW_NS,
     ROUNDS,
     Platform,
     Sender,
@@ -24,6 +27,7 @@ from tests.faults.harness import (
     eventually,
     frame,
     platform,
+    reading,
     seeded,
     wait_until_archived,
     wait_until_hot,
@@ -199,20 +203,108 @@ def test_a_topic_made_again_while_nobody_looked_is_read_from_its_first_record(ru
     assert hot_equals_archive(running.settings) == 1_200
 
 
-def test_partitions_grown_under_a_running_consumer_lose_and_repeat_nothing(running: Platform) -> None:
+@pytest.mark.parametrize("partitions", [12, 24])
+def test_partitions_grown_under_load_lose_and_repeat_nothing(running: Platform, partitions: int) -> None:
     incarnation = running.start_broker()
     running.start("consume")
-    sender = Sender(running.settings)
-    _sent(sender, 600)
-    more = running.settings.model_copy(update={"kafka_partitions": 12})
-    assert [report.grown_from for report in ensure_topics(more, grow=True)] == [6, None]
-    grown = Sender(running.settings)
-    grown._count = 600
-    _sent(grown, 600)
-    grown.sent |= sender.sent
-    assert len(grown.ends()) > 6, "no key moved to a new partition"
-    _all_archived_once(running, {incarnation: grown})
-    wait_until_hot(running.settings, 1_200)
+    with Sender(running.settings, rate=500, motes=42, topic_metadata_refresh_interval_ms=250) as sender:
+        eventually(lambda: len(sender.sent) > 500, "sent before the growth")
+        more = running.settings.model_copy(update={"kafka_partitions": partitions})
+        assert [report.grown_from for report in ensure_topics(more, grow=True)] == [6, None]
+        eventually(lambda: len(sender.ends()) > 6, "a key on a new partition")
+        sent = len(sender.sent)
+        eventually(lambda: len(sender.sent) > sent + 500, "sent after the growth")
+        # The same key before and after the move of its mote: what is read last counts, in both stores.
+        moved, old = _moved(sender)
+        first, last = _conflicting(moved)
+        sender.send(first, moved, partition=old)
+        _sent_and_archived(running, sender, first, incarnation)
+        sender.send(last, moved)
+    positions = {record["light"]: at for at, record in sender.sent.items() if record["timestamp"] == first["timestamp"]}
+    assert positions[first["light"]][0] == old
+    assert positions[last["light"]][0] >= 6
+    _all_archived_once(running, {incarnation: sender})
+    wait_until_hot(running.settings, len(sender.sent) - 1)
+    assert _counts(running, moved) == last["light"]
+    with contextlib.closing(open_hot(running.settings)) as hot:
+        assert hot.readings(*_AROUND, [moved])["light"].to_list() == [last["light"]]
+
+
+def test_after_a_growth_the_reading_read_last_counts_although_it_was_sent_first(
+    kafka: Instance, tmp_path: Path
+) -> None:
+    """The documented price of growing under a lag: the old partition is still unread when the new one is stored."""
+    # A session so long that whoever is stopped below keeps its partitions.
+    own = {"kafka_bootstrap": kafka.address, "kafka_session_timeout_seconds": 120}
+    with platform(tmp_path / "var", **own) as running:
+        incarnation = running.start_broker()
+        more = running.settings.model_copy(update={"kafka_partitions": 12})
+        ensure_topics(more, grow=True)
+        one = running.start("consume", "--sink", "archive")
+        _owns(running, 12)
+        other = running.start("consume", "--sink", "archive")
+        _owns(running, 6)
+        sender = Sender(running.settings)
+        old, new = 0, 6
+        _told(sender, old, new)
+        wait_until_archived(running.settings, sender.ends(), incarnation)
+        eventually(lambda: len(_stored_by_the_last(running, old, new)) == 1, "who owns which")
+        behind = other if _stored_by_the_last(running, old, new) == [old] else one
+        first, last = _conflicting(1)
+        behind.send_signal(signal.SIGSTOP)
+        try:
+            # As a producer does that has not heard of the growth yet (it asks every five minutes).
+            sender.send(first, 1, partition=old)
+            sender.flush()
+            sender.send(last, 1, partition=new)
+            sender.flush()
+            eventually(lambda: _counts(running, 1) == last["light"], "the reading sent last archived")
+        finally:
+            behind.send_signal(signal.SIGCONT)
+        eventually(lambda: _counts(running, 1) == first["light"], "the reading sent first, read last, counts")
+        _all_archived_once(running, {incarnation: sender})
+
+
+_CONFLICT = (NOW_NS - 7_200 * 1_000_000_000) // 1_000_000_000 * 1_000_000_000
+_AROUND = (_CONFLICT, _CONFLICT + 1)
+
+
+def _conflicting(mote: int) -> tuple[dict, dict]:
+    """Two readings of one key."""
+    return reading(mote, _CONFLICT, 1_001), reading(mote, _CONFLICT, 1_002)
+
+
+def _moved(sender: Sender) -> tuple[int, int]:
+    """A mote that is on a new partition now, and the partition it was on."""
+    seen = [(partition, record["mote_id"]) for (partition, _), record in list(sender.sent.items())]
+    mote = next(mote for partition, mote in seen if partition >= 6)
+    return mote, next(partition for partition, one in seen if one == mote and partition < 6)
+
+
+def _sent_and_archived(running: Platform, sender: Sender, record: dict, incarnation: str) -> None:
+    eventually(lambda: record in list(sender.sent.values()), "acknowledged")
+    partition, offset = next(at for at, one in list(sender.sent.items()) if one is record)
+    wait_until_archived(running.settings, {partition: offset + 1}, incarnation)
+
+
+def _told(sender: Sender, *partitions: int) -> None:
+    """One reading on each of `partitions`."""
+    for partition in partitions:
+        record = sender.unique()
+        sender.send(record, record["mote_id"], partition=partition)
+    sender.flush()
+
+
+def _stored_by_the_last(running: Platform, *partitions: int) -> list[int]:
+    """Those of `partitions` of which the consumer started last has stored something."""
+    stored = {one: running.metric("sieis_stored_offset", sink="archive", partition=str(one)) for one in partitions}
+    return [partition for partition, offset in stored.items() if offset > 0]
+
+
+def _counts(running: Platform, mote: int) -> float | None:
+    """The light of the reading of the conflicting key that every read of the archive gives."""
+    rows = open_archive(running.settings).scan(*_AROUND).filter(pl.col("mote_id") == mote).collect()
+    return rows["light"].item() if len(rows) else None
 
 
 def test_kafka_killed_under_load_loses_and_repeats_nothing(running: Platform, kafka: Instance) -> None:

@@ -1,22 +1,26 @@
 """Topics on a real Kafka: made once, compared, grown on request; what the broker refuses is told."""
 
+import time
 import uuid
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # pyright: ignore[reportPrivateImportUsage]
 from pydantic import SecretStr
 
 from sieis_platform.settings import Settings
+from sieis_streaming.admin import TopicError
 from sieis_streaming.broker import (
     BrokerError,
-    BrokerUnavailableError,
     TopicMissingError,
     client_config,
     incarnation,
     locate,
 )
-from sieis_streaming.topics import TopicError, ensure_topics
+from sieis_streaming.refusal import BrokerRefusesError, BrokerUnavailableError
+from sieis_streaming.topics import ensure_topics
+from tests.faults.harness import eventually
 from tools.services.group import Services
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
@@ -58,6 +62,7 @@ def test_topics_are_made_as_the_settings_say_and_once(settings: Settings) -> Non
     ]
     config = config_of(settings, settings.kafka_topic)
     assert config["retention.ms"] == str(24 * 3_600_000)
+    assert config["segment.ms"] == str(6 * 3_600_000)
     assert config["segment.bytes"] == str(100 * 1024 * 1024)
     assert config["message.timestamp.type"] == "LogAppendTime"
     letters = config_of(settings, settings.kafka_dlq_topic)
@@ -75,6 +80,7 @@ def test_what_differs_is_told_and_not_changed(settings: Settings) -> None:
     assert readings.differences == [
         "partitions is 6, the settings say 12",
         "retention.ms is 86400000, the settings say 172800000",
+        "segment.ms is 21600000, the settings say 43200000",
     ]
     assert letters.differences == []
     assert ensure_topics(settings)[0].differences == []
@@ -86,6 +92,31 @@ def test_partitions_grow_on_request_and_never_shrink(settings: Settings) -> None
     grown = ensure_topics(more, grow=True)[0]
     assert (grown.grown_from, grown.partitions, grown.differences) == (6, 12, [])
     assert ensure_topics(settings, grow=True)[0].differences == ["partitions is 12, the settings say 6"]
+
+
+def test_old_records_go_although_new_ones_come(settings: Settings) -> None:
+    """The newest segment is never old while somebody writes: only a new one begun in time lets the old records go."""
+    seconds = 5
+    short = settings.model_copy(update={"kafka_retention_hours": seconds / 3_600, "kafka_partitions": 1})
+    ensure_topics(short)
+    config = client_config(short, locate(short))
+    producer, looking = Producer(config), Consumer(config | {"group.id": short.kafka_topic})
+    part = TopicPartition(short.kafka_topic, 0)
+
+    def first_left(sent: list[float]) -> int:
+        producer.produce(short.kafka_topic, b"{}", partition=0)
+        assert not producer.flush(20)
+        sent.append(time.monotonic())
+        return looking.get_watermark_offsets(part, timeout=20)[0]
+
+    sent: list[float] = []
+    try:
+        eventually(lambda: first_left(sent) > 0, "the first record deleted", 60 + seconds + 40)
+        low, high = looking.get_watermark_offsets(part, timeout=20)
+    finally:
+        looking.close()
+    assert sent[-1] - sent[0] > seconds
+    assert 0 < low < high == len(sent), "what is new must stay"
 
 
 def test_more_copies_than_brokers_are_refused_for_good(settings: Settings) -> None:
@@ -123,8 +154,8 @@ def test_tls_and_passwords_reach_the_client_and_no_message(settings: Settings) -
     config = client_config(secured, locate(secured))
     assert config["security.protocol"] == "sasl_plaintext"
     assert (config["sasl.mechanism"], config["sasl.username"]) == ("SCRAM-SHA-512", "sieis")
-    # This Kafka speaks plain text only: the handshake fails, which may pass once it is configured.
-    with pytest.raises((BrokerUnavailableError, TopicError)) as raised:
+    # This listener speaks plain text only.
+    with pytest.raises(BrokerRefusesError, match="SIEIS_KAFKA_SECURITY_PROTOCOL") as raised:
         ensure_topics(secured)
     assert "not-to-be-told" not in str(raised.value)
     assert "not-to-be-told" not in repr(secured)

@@ -127,7 +127,10 @@ class Background:
         if not running:
             entry.home = str(home)
             entry.pid = None
-            if not entry.ports or not all(ports.is_free(port) for port in entry.ports.values()):
+            # What an earlier version of the server had no need of is added.
+            entry.credentials = server.new_credentials() | entry.credentials
+            known = entry.ports.keys() == set(server.port_names)
+            if not known or not all(ports.is_free(port) for port in entry.ports.values()):
                 taken = {port for other in state.values() for port in other.ports.values()}
                 entry.ports = ports.choose(server.port_names, taken)
         self._save(state)

@@ -1,4 +1,4 @@
-"""The servers that outlive their command: known from the moment they run, whenever the command is killed.
+"""The servers that outlive their command: known from the moment they run, also with a state of an earlier version.
 
 Belongs here: the state file and processes. Not here: real servers (tests/services/test_services.py).
 """
@@ -12,9 +12,11 @@ import psutil
 import pytest
 
 from tools.services import processes
-from tools.services.background import Background
+from tools.services.background import Background, Entry
 from tools.services.cache import Cache, Installed, Say
+from tools.services.ports import choose
 from tools.services.servers.base import Launch, NotReadyError, Place
+from tools.services.servers.kafka import Kafka
 from tools.services.servers.redis import Redis
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,3 +94,14 @@ def test_the_next_up_goes_on_with_it_and_starts_no_second_one_on_its_data(
     assert (status.state, status.pid) == ("running", half_started.pid)
     assert said == [f"running already at {status.address}"]
     assert len(server.used) == 1, "what is done at the first use may not have been done"
+
+
+def test_ports_and_secrets_that_a_server_needs_only_now_are_added_and_the_others_kept(tmp_path: Path) -> None:
+    background = Background(tmp_path, Cache(tmp_path / "cache"))
+    state = {"kafka": Entry("elsewhere", choose(["main", "controller"]), {"password": "kept"})}
+    entry = background._entry(state, Kafka(), tmp_path / "home")
+    assert entry.ports.keys() == set(Kafka.port_names)
+    assert entry.credentials["password"] == "kept"
+    assert entry.credentials["key_password"]
+    ports = dict(entry.ports)
+    assert background._entry(background._read(), Kafka(), tmp_path / "home").ports == ports, "and then they stay"

@@ -6,18 +6,26 @@ Belongs here: its install, its properties and its health. Topics are made by `si
 import base64
 import uuid
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AdminClient,
+    ScramCredentialInfo,  # pyright: ignore[reportPrivateImportUsage] - the documented place of these three
+    ScramMechanism,  # pyright: ignore[reportPrivateImportUsage]
+    UserScramCredentialUpsertion,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from tools.services.cache import Build
 from tools.services.processes import run
-from tools.services.servers.base import HOST, Launch, NotReadyError, Place, Server
+from tools.services.servers.base import HOST, Launch, NotReadyError, Place, Server, new_secret
+from tools.services.tls import Certificates
 from tools.services.toolchain import JAVA, MAVEN, require
 
 _LOG4J: Final = "2.25.1"
 _CHECK_SECONDS: Final = 3.0
+_FIRST_USE_SECONDS: Final = 20.0
+_SCRAM_ITERATIONS: Final = 4096  # the least Kafka takes
 
 _POM: Final = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -43,11 +51,17 @@ class Kafka(Server):
     """Ports: main, controller, behind (the listener a toxiproxy forwards to) and proxied (where that proxy listens).
 
     Kafka tells its clients which address to use next, so a proxy before it needs a listener that advertises the proxy.
+    Two more speak TLS: ssl asks for a client's certificate, sasl_ssl for user and password (SCRAM-SHA-512). Who comes
+    in plainly may do anything; others may where no access rule (ACL) says otherwise.
     """
 
     name = "kafka"
     version: ClassVar[str] = "4.3.1"
-    port_names: ClassVar[Sequence[str]] = ("main", "controller", "behind", "proxied")
+    port_names: ClassVar[Sequence[str]] = ("main", "controller", "behind", "proxied", "ssl", "sasl_ssl")
+
+    def new_credentials(self) -> dict[str, str]:
+        """`user` and `password` of the listener sasl_ssl; `key_password` of the client certificate's key."""
+        return {"user": "sieis", "password": new_secret(), "key_password": new_secret()}
 
     def build(self, build: Build) -> None:
         """Let Maven copy the jars."""
@@ -56,7 +70,8 @@ class Kafka(Server):
         build.run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"])
 
     def prepare(self, place: Place) -> None:
-        """Write the properties; format the storage once."""
+        """Write the properties and certificates; format the storage once."""
+        certificates(place).make(place.credentials["key_password"])
         logging = place.folder / "log4j2.properties"
         logging.write_text(_LOGGING)
         properties = place.folder / "server.properties"
@@ -88,14 +103,29 @@ class Kafka(Server):
         if not metadata.brokers:
             raise NotReadyError("the broker has not registered with its controller")
 
+    def first_use(self, place: Place) -> None:
+        """Make the user of the listener sasl_ssl; waits until the broker knows it.
+
+        Not while the storage is formatted: there the password would stand in a command line.
+        """
+        admin = AdminClient({"bootstrap.servers": place.address, "log_level": 0})
+        user, secret = place.credentials["user"], place.credentials["password"]
+        scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _SCRAM_ITERATIONS)
+        change = UserScramCredentialUpsertion(user, scram, secret.encode())
+        admin.alter_user_scram_credentials([change])[user].result(_FIRST_USE_SECONDS)
+
     def settings(self, place: Place) -> dict[str, str]:
         """The bootstrap address."""
         return {"SIEIS_KAFKA_BOOTSTRAP": place.address}
 
     def _properties(self, place: Place) -> dict[str, object]:
         ports = place.ports
+        pem = certificates(place)
         listeners = {"PLAINTEXT": ports["main"], "CONTROLLER": ports["controller"], "PROXIED": ports["behind"]}
-        advertised = {"PLAINTEXT": ports["main"], "PROXIED": ports["proxied"]}
+        secured = {"SSL": ports["ssl"], "SASL_SSL": ports["sasl_ssl"]}
+        advertised = {"PLAINTEXT": ports["main"], "PROXIED": ports["proxied"], **secured}
+        protocols = dict.fromkeys(listeners, "PLAINTEXT") | {name: name for name in secured}
+        listeners |= secured
         return {
             "process.roles": "broker,controller",
             "node.id": 1,
@@ -103,7 +133,19 @@ class Kafka(Server):
             "controller.listener.names": "CONTROLLER",
             "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in listeners.items()),
             "advertised.listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in advertised.items()),
-            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": pem.server,
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": pem.authority,
+            "listener.name.ssl.ssl.client.auth": "required",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": (
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            ),
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "true",
+            "super.users": "User:ANONYMOUS",
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": place.data,
             "offsets.topic.replication.factor": 1,
@@ -126,6 +168,28 @@ class Kafka(Server):
             "log.initial.task.delay.ms": 1000,
             "log.segment.delete.delay.ms": 1000,
         }
+
+
+def secured_settings(place: Place, protocol: Literal["ssl", "sasl_ssl"]) -> dict[str, str]:
+    """The SIEIS_* variables that make SIEIS use that broker over TLS; secrets among them."""
+    pem, secrets = certificates(place), place.credentials
+    own = {
+        "SIEIS_KAFKA_BOOTSTRAP": f"{HOST}:{place.ports[protocol]}",
+        "SIEIS_KAFKA_SECURITY_PROTOCOL": protocol,
+        "SIEIS_KAFKA_SSL_CA_LOCATION": str(pem.authority),
+    }
+    if protocol == "ssl":
+        return own | {
+            "SIEIS_KAFKA_SSL_CERTIFICATE_LOCATION": str(pem.client),
+            "SIEIS_KAFKA_SSL_KEY_LOCATION": str(pem.client_key),
+            "SIEIS_KAFKA_SSL_KEY_PASSWORD": secrets["key_password"],
+        }
+    return own | {"SIEIS_KAFKA_SASL_USERNAME": secrets["user"], "SIEIS_KAFKA_SASL_PASSWORD": secrets["password"]}
+
+
+def certificates(place: Place) -> Certificates:
+    """The certificates of that instance and its clients."""
+    return Certificates(place.folder / "tls")
 
 
 def _java(place: Place, *options: str) -> list[str]:
