@@ -129,8 +129,9 @@ class HistoricalLoad:
     """Loads one file. The hot store is always ahead of the archive, whose commit moves the position.
 
     A batch goes to the hot store first (idempotent), then to the archive in one commit with the position behind it; the
-    hot store takes the next batch meanwhile. Killed anywhere, the next run reads on at the archive's position and at
-    most repeats batches the hot store has already, which changes nothing.
+    hot store takes the next batch meanwhile. Killed anywhere, the next run goes on at the archive's position (what comes
+    before is read, not written: its repeats are recognised) and at most repeats batches the hot store has already, which
+    changes nothing.
     """
 
     def __init__(self, settings: Settings, hot: HotStore, archive: Archive) -> None:
@@ -174,6 +175,7 @@ class HistoricalLoad:
     ) -> Iterator["_Written"]:
         """Write batch after batch; while the archive commits one, the hot store already takes the next."""
         preparer = Preparer(self._settings, timeline, facts)
+        self._read_again(preparer, file.path, position or 0)
         known = self._known(facts, position)
         with ThreadPoolExecutor(1, thread_name_prefix="hot") as hot_thread:
             waiting: tuple[Prepared, Future[WriteOutcome]] | None = None
@@ -197,6 +199,15 @@ class HistoricalLoad:
             if waiting is not None:
                 file.check()
                 yield self._finish(*waiting, facts=facts, position=position, known=known, kept=kept)[0]
+
+    def _read_again(self, preparer: Preparer, path: Path, position: int) -> None:
+        """What a killed load had come to: lines behind `position` may repeat those before it.
+
+        From the file, not from the archive: there a correction may have changed the values, or another source have said
+        them first. It costs what the file's profile costs, once more at most.
+        """
+        for batch in read_batches(path, end_offset=position, batch_rows=self._settings.load_batch_rows):
+            preparer.prepare(batch)
 
     def _known(self, facts: Profile, position: int | None) -> AlreadyStored:
         return AlreadyStored.now(
