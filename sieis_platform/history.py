@@ -129,9 +129,9 @@ class HistoricalLoad:
     """Loads one file. The hot store is always ahead of the archive, whose commit moves the position.
 
     A batch goes to the hot store first (idempotent), then to the archive in one commit with the position behind it; the
-    hot store takes the next batch meanwhile. Killed anywhere, the next run goes on at the archive's position (what comes
-    before is read, not written: its repeats are recognised) and at most repeats batches the hot store has already, which
-    changes nothing.
+    hot store takes the next batch meanwhile. Killed anywhere, the next run goes on at the archive's position (what
+    comes before is read, not written, so that repeats of it are recognised) and at most repeats batches the hot store
+    has already, which changes nothing.
     """
 
     def __init__(self, settings: Settings, hot: HotStore, archive: Archive) -> None:

@@ -30,8 +30,8 @@ def correction_app(correction: str) -> str:
 def mark_undone(archive: Archive, correction: str) -> None:
     """End a correction all of whose rows are as they were, in a commit that changes none; twice is like once.
 
-    A commit of its own, because the last piece of rows may hold nothing to change. Before it, a row that is back and one
-    that is not are protected alike: nobody fills in a reading that the next piece brings.
+    A commit of its own, because the last piece of rows may hold nothing to change. Before it, a row that is back and
+    one that is not are protected alike: nobody fills in a reading that the next piece brings.
     Raises: ArchiveUnavailableError, ArchiveError.
     """
     app = correction_app(correction)

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 UNIQUE = 120_000
 BATCH = 10_000
-#: Lines that come again right behind themselves, for the whole file: more than a batch, less than the window of repeats.
+#: Lines that come again right behind themselves: more than a batch, fewer than the window of repeats holds.
 BLOCK = 15_000
 BAD = UNIQUE // 4_001
 POINTS = [point for point in crash.POINTS if point.startswith("load.")]

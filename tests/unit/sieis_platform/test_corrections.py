@@ -255,22 +255,22 @@ def test_a_correction_while_a_backfill_replaces_the_days_holds(
     agree(settings)
 
 
-@pytest.mark.parametrize("kind", ["delete", "null"])
-@pytest.mark.parametrize("by", ["load", "backfill"])
+@pytest.fixture
+def other(file: Path, tmp_path: Path) -> Path:
+    """The same readings under another fingerprint: one more mote, whose line comes last."""
+    path = tmp_path / "other.txt"
+    path.write_text(file.read_text() + "2004-03-01 00:00:00.5 0 9 20 40 100 2.625\n")
+    return path
+
+
+@pytest.mark.parametrize("case", ["delete, load", "delete, backfill", "null, load", "null, backfill"])
 def test_undone_in_pieces_it_is_in_force_until_the_last(
-    settings: Settings,
-    corrections: Corrections,
-    file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    by: str,
+    settings: Settings, corrections: Corrections, other: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
+    kind, by = case.split(", ")
     before = archived(settings)
     monkeypatch.setattr(corrections_module, "_ROWS_AT_ONCE", 1)  # a day a piece
     done = corrections.apply(asked(kind, *(["light"] if kind == "null" else [])))
-    other = tmp_path / "other.txt"
-    other.write_text(file.read_text() + "2004-03-01 00:00:00.5 0 9 20 40 100 2.625\n")
     step = "put_back" if kind == "delete" else "replace_rows"
     real, pieces = getattr(corrections_module, step), []
 
@@ -294,8 +294,8 @@ def test_undone_in_pieces_it_is_in_force_until_the_last(
     assert_frame_equal(now.filter(INSIDE), before.filter(INSIDE), check_exact=True)
     assert now.filter(mote_id=9).height == 1
     agree(settings)
-    # Nothing is in force any more: what is missing may be filled again.
-    assert CorrectionImages(open_marts(settings)).in_force(open_archive(settings), open_archive(settings).table()).is_empty()
+    archive = open_archive(settings)
+    assert CorrectionImages(open_marts(settings)).in_force(archive, archive.table()).is_empty()
 
 
 def test_undoing_what_changed_nothing_in_the_last_piece_ends_it_all_the_same(
