@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
+from deltalake import DeltaTable
 
 from sieis_platform import crash
 from sieis_platform.already_stored import AlreadyStored, said_by_others
@@ -28,6 +30,9 @@ from sieis_platform.stores.archive import Archive, Commit, FenceError, LedgerEnt
 from sieis_platform.stores.hot import HotStore, WriteOutcome
 from sieis_platform.stores.open import open_marts
 from sieis_platform.timeline import DAY_NS, Timeline, TimelineFile
+
+#: What `source` of the rows of every file begins with.
+SOURCE: Final = "history:"
 
 
 class LoadInProgressError(FatalError):
@@ -236,6 +241,7 @@ class HistoricalLoad:
     ) -> "tuple[_Written, AlreadyStored]":
         outcome = future.result()
         app, batch = app_of(facts.fingerprint), prepared.batch
+        marks = {_whole_app(facts.fingerprint): batch.end_offset} if batch.end_offset == facts.end_offset else {}
         if prepared.rejects.height:
             kept.add(prepared.rejects)
         while True:
@@ -251,9 +257,8 @@ class HistoricalLoad:
             )
             crash.point("load.before_commit")
             try:
-                self._archive.append(
-                    Commit(prepared.rows, [entry], {app: position, backfill_app(facts.fingerprint): known.counter})
-                )
+                expected = {app: position, backfill_app(facts.fingerprint): known.counter}
+                self._archive.append(Commit(prepared.rows, [entry], expected, marks))
             except FenceError as error:
                 if error.app_id == app:
                     if (error.found or 0) != (position or 0):
@@ -299,7 +304,20 @@ def backfill_app(fingerprint: str) -> str:
 
 def source_of(fingerprint: str) -> str:
     """`source` of the rows of a file."""
-    return f"history:{fingerprint}"
+    return f"{SOURCE}{fingerprint}"
+
+
+def is_whole(archive: Archive, source: str, table: DeltaTable) -> bool:
+    """Whether a load of the file whose rows have that `source` has come to the file's end.
+
+    Raises: ArchiveUnavailableError, ArchiveError.
+    """
+    return archive.position(_whole_app(source.removeprefix(SOURCE)), table) is not None
+
+
+def _whole_app(fingerprint: str) -> str:
+    """The app transaction of the commit by which a load has come to the end of its file; its version is that byte."""
+    return f"whole/{fingerprint}"
 
 
 def _ns(timeline: Timeline) -> int:

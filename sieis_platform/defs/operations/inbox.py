@@ -156,9 +156,7 @@ def _waiting(folder: Path, waiting: int, left: Sequence[str]) -> str:
         return f"{folder} is empty"
     said = [f"{waiting} file(s) wait in {folder}"] if waiting else []
     if left:
-        said.append(
-            f"{', '.join(left)} failed {_ATTEMPTS} times: see the runs, mend what is wrong, then `touch` it"
-        )
+        said.append(f"{', '.join(left)} failed {_ATTEMPTS} times: see the runs, mend what is wrong, then `touch` it")
     return "; ".join(said)
 
 
