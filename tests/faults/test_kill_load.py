@@ -16,7 +16,7 @@ from tests.faults.harness import ROUNDS, Platform, platform, seeded
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
-UNIQUE = 120_000
+UNIQUE = 60_000
 BATCH = 10_000
 #: Lines that come again right behind themselves: more than a batch, fewer than the window of repeats holds.
 BLOCK = 15_000
@@ -26,7 +26,7 @@ POINTS = [point for point in crash.POINTS if point.startswith("load.")]
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A file of UNIQUE lines, readings of 6 motes over 4 days, some of them bad; each block of them comes twice."""
+    """A file of UNIQUE lines, readings of 6 motes over 2 days, some of them bad; each block of them comes twice."""
     rng = random.Random(4)
     lines: list[str] = []
     for number in range(UNIQUE):
