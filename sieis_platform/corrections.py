@@ -5,8 +5,9 @@ stores/restore), the audit's table (state), the command (sieis_cli/correct.py).
 
 Four steps, each of which does nothing where it has been done: (1) the audit says what is meant, (2) the rows are kept
 as they are, (3) the archive is changed, with the correction's id in the commits, (4) the hot store follows the archive,
-and the audit says it is done. Killed anywhere, the correction is completed under its id. What is derived follows the
-archive's log (defs/rollups/late.py).
+and the audit says it is done. Killed anywhere, the correction is completed under its id. The way back goes the same
+steps; there the correction is in force until every row is as it was. What is derived follows the archive's log
+(defs/rollups/late.py).
 """
 
 import datetime as dt
@@ -23,7 +24,7 @@ from sieis_platform.errors import FatalError
 from sieis_platform.reading import FIELDS, MAX_MOTE_ID, READING_SCHEMA
 from sieis_platform.state import Correction, CorrectionKind, State
 from sieis_platform.stores.archive import Archive
-from sieis_platform.stores.corrected import APPLIED, IMAGES, UNDONE, CorrectionImages, correction_app
+from sieis_platform.stores.corrected import APPLIED, IMAGES, CorrectionImages, correction_app, mark_undone
 from sieis_platform.stores.follow import follow
 from sieis_platform.stores.hot import HotStore
 from sieis_platform.stores.marts import Marts
@@ -175,7 +176,8 @@ class Corrections:
                     [others, held.join(imaged, on=POSITION, how="semi", nulls_equal=True).with_columns(nulls)]
                 )
 
-            self._rewrite(correction, scope, change, "corrected", APPLIED)
+            self._rewrite(correction, scope, change, "corrected", "apply")
+            crash.point("correct.after_piece")
         crash.point("correct.after_archive")
         self._follow(images, delete=correction.kind == "delete")
         crash.point("correct.after_hot")
@@ -195,8 +197,9 @@ class Corrections:
                     rows,
                     reason="correction undone",
                     metadata=_metadata(correction, "undo"),
-                    transactions={correction_app(correction.id): UNDONE},
+                    transactions={correction_app(correction.id): APPLIED},
                 )
+                crash.point("correct.after_piece")
                 continue
             before = rows.select(*POSITION, *(pl.col(field).alias(f"_{field}") for field in correction.fields))
 
@@ -207,7 +210,9 @@ class Corrections:
                     pl.when(imaged).then(f"_{field}").otherwise(field).alias(field) for field in correction.fields
                 ).select(held.columns)
 
-            self._rewrite(correction, scope, change, "correction undone", UNDONE)
+            self._rewrite(correction, scope, change, "correction undone", "undo")
+            crash.point("correct.after_piece")
+        mark_undone(self._archive, correction.id)
         crash.point("correct.after_archive")
         self._follow(images, delete=False)
         crash.point("correct.after_hot")
@@ -221,15 +226,15 @@ class Corrections:
         scope: Scope,
         change: Callable[[pl.DataFrame], pl.DataFrame],
         reason: str,
-        step: int,
+        step: str,
     ) -> None:
         replace_rows(
             self._archive,
             scope,
             change,
             reason=reason,
-            metadata=_metadata(correction, "apply" if step == APPLIED else "undo"),
-            transactions={correction_app(correction.id): step},
+            metadata=_metadata(correction, step),
+            transactions={correction_app(correction.id): APPLIED},
         )
 
     def _follow(self, images: pl.DataFrame, *, delete: bool) -> None:

@@ -28,6 +28,7 @@ POINTS: Final = (
     "backfill.after_commit",
     "backfill.before_hot",
     "correct.after_images",
+    "correct.after_piece",
     "correct.after_archive",
     "correct.after_hot",
     "rollup.before_mart",

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
+from deltalake import DeltaTable
 
 from sieis_platform import crash
 from sieis_platform.already_stored import AlreadyStored, said_by_others
@@ -28,6 +30,9 @@ from sieis_platform.stores.archive import Archive, Commit, FenceError, LedgerEnt
 from sieis_platform.stores.hot import HotStore, WriteOutcome
 from sieis_platform.stores.open import open_marts
 from sieis_platform.timeline import DAY_NS, Timeline, TimelineFile
+
+#: What `source` of the rows of every file begins with.
+SOURCE: Final = "history:"
 
 
 class LoadInProgressError(FatalError):
@@ -129,8 +134,9 @@ class HistoricalLoad:
     """Loads one file. The hot store is always ahead of the archive, whose commit moves the position.
 
     A batch goes to the hot store first (idempotent), then to the archive in one commit with the position behind it; the
-    hot store takes the next batch meanwhile. Killed anywhere, the next run reads on at the archive's position and at
-    most repeats batches the hot store has already, which changes nothing.
+    hot store takes the next batch meanwhile. Killed anywhere, the next run goes on at the archive's position (what
+    comes before is read, not written, so that repeats of it are recognised) and at most repeats batches the hot store
+    has already, which changes nothing.
     """
 
     def __init__(self, settings: Settings, hot: HotStore, archive: Archive) -> None:
@@ -174,6 +180,7 @@ class HistoricalLoad:
     ) -> Iterator["_Written"]:
         """Write batch after batch; while the archive commits one, the hot store already takes the next."""
         preparer = Preparer(self._settings, timeline, facts)
+        self._read_again(preparer, file.path, position or 0)
         known = self._known(facts, position)
         with ThreadPoolExecutor(1, thread_name_prefix="hot") as hot_thread:
             waiting: tuple[Prepared, Future[WriteOutcome]] | None = None
@@ -197,6 +204,15 @@ class HistoricalLoad:
             if waiting is not None:
                 file.check()
                 yield self._finish(*waiting, facts=facts, position=position, known=known, kept=kept)[0]
+
+    def _read_again(self, preparer: Preparer, path: Path, position: int) -> None:
+        """What a killed load had come to: lines behind `position` may repeat those before it.
+
+        From the file, not from the archive: there a correction may have changed the values, or another source have said
+        them first. It costs what the file's profile costs, once more at most.
+        """
+        for batch in read_batches(path, end_offset=position, batch_rows=self._settings.load_batch_rows):
+            preparer.prepare(batch)
 
     def _known(self, facts: Profile, position: int | None) -> AlreadyStored:
         return AlreadyStored.now(
@@ -225,6 +241,7 @@ class HistoricalLoad:
     ) -> "tuple[_Written, AlreadyStored]":
         outcome = future.result()
         app, batch = app_of(facts.fingerprint), prepared.batch
+        marks = {_whole_app(facts.fingerprint): batch.end_offset} if batch.end_offset == facts.end_offset else {}
         if prepared.rejects.height:
             kept.add(prepared.rejects)
         while True:
@@ -240,9 +257,8 @@ class HistoricalLoad:
             )
             crash.point("load.before_commit")
             try:
-                self._archive.append(
-                    Commit(prepared.rows, [entry], {app: position, backfill_app(facts.fingerprint): known.counter})
-                )
+                expected = {app: position, backfill_app(facts.fingerprint): known.counter}
+                self._archive.append(Commit(prepared.rows, [entry], expected, marks))
             except FenceError as error:
                 if error.app_id == app:
                     if (error.found or 0) != (position or 0):
@@ -288,7 +304,20 @@ def backfill_app(fingerprint: str) -> str:
 
 def source_of(fingerprint: str) -> str:
     """`source` of the rows of a file."""
-    return f"history:{fingerprint}"
+    return f"{SOURCE}{fingerprint}"
+
+
+def is_whole(archive: Archive, source: str, table: DeltaTable) -> bool:
+    """Whether a load of the file whose rows have that `source` has come to the file's end.
+
+    Raises: ArchiveUnavailableError, ArchiveError.
+    """
+    return archive.position(_whole_app(source.removeprefix(SOURCE)), table) is not None
+
+
+def _whole_app(fingerprint: str) -> str:
+    """The app transaction of the commit by which a load has come to the end of its file; its version is that byte."""
+    return f"whole/{fingerprint}"
 
 
 def _ns(timeline: Timeline) -> int:

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -41,11 +41,15 @@ _HISTORY_ROUNDS: Final = 20
 
 @dataclass(frozen=True)
 class Commit:
-    """What one append must do at once: rows, the new positions, and what became of every position between."""
+    """What one append must do at once: rows, the new positions, and what became of every position between.
+
+    `marks` are app transactions that are no positions of a ledger.
+    """
 
     rows: pl.DataFrame
     entries: Sequence[LedgerEntry]
     expected: Mapping[str, int | None]
+    marks: Mapping[str, int] = field(default_factory=dict)
 
 
 class Archive:
@@ -175,7 +179,10 @@ class Archive:
     def _write(self, table: DeltaTable, commit: Commit) -> int:
         properties = CommitProperties(
             custom_metadata={LEDGER_KEY: msgspec.json.encode(list(commit.entries)).decode()},
-            app_transactions=[Transaction(entry.app, entry.end) for entry in commit.entries],
+            app_transactions=[
+                *(Transaction(entry.app, entry.end) for entry in commit.entries),
+                *(Transaction(app, version) for app, version in commit.marks.items()),
+            ],
             max_commit_retries=100,
         )
         with archive_translated(self.uri):

@@ -1,15 +1,18 @@
 """Archived rows as they were before a correction, and which corrections are in force.
 
-Belongs here: the table of before-images and its reads. Not here: correcting (corrections.py). The table lies in the
-marts but cannot be rebuilt: it needs a backup, as the archive does.
+Belongs here: the table of before-images and its reads, the mark that a correction is no longer in force. Not here:
+correcting (corrections.py). The table lies in the marts but cannot be rebuilt: it needs a backup, as the archive does.
 """
 
 from typing import Final
 
 import polars as pl
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError
 
 from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.archive_layout import ARCHIVE_SCHEMA
+from sieis_platform.stores.delta import KEEP_LOG
 from sieis_platform.stores.marts import Marts
 from sieis_platform.stores.rewrite import POSITION, ROW_SCHEMA
 
@@ -19,8 +22,37 @@ UNDONE: Final = 2
 
 
 def correction_app(correction: str) -> str:
-    """The app transaction of a correction, in the commits that carry it out: APPLIED, then UNDONE."""
+    """The app transaction of a correction: APPLIED in every commit that changes rows for it, on the way back too (so
+    that of two processes about the same piece the slower is refused), UNDONE once it is in force no longer."""
     return f"correction/{correction}"
+
+
+def mark_undone(archive: Archive, correction: str) -> None:
+    """End a correction all of whose rows are as they were, in a commit that changes none; twice is like once.
+
+    A commit of its own, because the last piece of rows may hold nothing to change. Before it, a row that is back and
+    one that is not are protected alike: nobody fills in a reading that the next piece brings.
+    Raises: ArchiveUnavailableError, ArchiveError.
+    """
+    app = correction_app(correction)
+    for table in archive.attempts():
+        if archive.position(app, table) != APPLIED:
+            return
+        try:
+            with archive.reading():
+                write_deltalake(
+                    table,
+                    pl.DataFrame(schema=ARCHIVE_SCHEMA),
+                    mode="append",
+                    commit_properties=CommitProperties(
+                        app_transactions=[Transaction(app, UNDONE)], max_commit_retries=100
+                    ),
+                    post_commithook_properties=KEEP_LOG,
+                )
+        except CommitFailedError:
+            continue
+        return
+    raise archive.refused()
 
 
 class CorrectionImages:

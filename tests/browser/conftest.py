@@ -83,6 +83,25 @@ def running(command: list[str], environment: dict[str, str], url: str, log: Path
                 process.wait()
 
 
+@contextmanager
+def dagster_ui(settings: Settings, folder: Path) -> Iterator[str]:
+    """Dagster's web server and daemon of an installation, as `sieis up` runs them; logs go to `folder`. The address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "SIEIS_DATA_DIR": str(settings.data_dir),
+        "SIEIS_METRICS_PORT": str(free_port()),
+        "PYTHONPATH": str(ROOT),
+    }
+    if settings.data_file is not None:
+        environment["SIEIS_DATA_FILE"] = str(settings.data_file)
+    command = [sys.executable, "-m", "sieis_cli", "dagster"]
+    told = f"{url}/server_info"
+    web = running([*command, "webserver", "--port", str(port)], environment, told, folder / "web.log")
+    with web, running([*command, "daemon"], environment, told, folder / "daemon.log"):
+        yield url
+
+
 def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 180  # seconds where nothing else runs, minutes on a machine that is shared
     while time.monotonic() < deadline:

@@ -4,10 +4,8 @@ import datetime as dt
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -20,12 +18,11 @@ from sieis_platform.settings import Settings
 from sieis_platform.state import State
 from sieis_platform.stores.archive import Commit
 from sieis_platform.stores.open import open_archive, open_marts
-from tests.browser.conftest import ROOT, free_port, running
+from tests.browser.conftest import dagster_ui
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 YESTERDAY = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
-SIEIS = [sys.executable, "-m", "sieis_cli", "dagster"]
 STEP_NS = 600_000_000_000
 
 LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
@@ -74,20 +71,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     archive = open_archive(settings)
     archive.create()
     archive.append(Commit(rows, [], {}))
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        "SIEIS_DATA_DIR": str(settings.data_dir),
-        "SIEIS_METRICS_PORT": str(free_port()),
-        "PYTHONPATH": str(ROOT),
-    }
-    web = running([*SIEIS, "webserver", "--port", str(port)], environment, f"{url}/server_info", _log(folder, "web"))
-    with web, running([*SIEIS, "daemon"], environment, f"{url}/server_info", _log(folder, "daemon")):
+    with dagster_ui(settings, folder) as url:
         yield Site(url, settings)
-
-
-def _log(folder: Path, name: str) -> Path:
-    return folder / f"{name}.log"
 
 
 @pytest.fixture

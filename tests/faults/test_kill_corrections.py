@@ -128,11 +128,14 @@ def take_back(settings: Settings, correction: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["delete", "null"])
-@pytest.mark.parametrize("point", ["correct.after_images", "correct.after_archive", "correct.after_hot"])
+@pytest.mark.parametrize(
+    "point", ["correct.after_images", "correct.after_piece", "correct.after_archive", "correct.after_hot"]
+)
 def test_a_killed_correction_is_completed_under_its_id_and_so_is_its_undoing(
     tmp_path: Path, file: Path, expected: pl.DataFrame, kind: str, point: str
 ) -> None:
-    with platform(tmp_path, data_file=file) as one:
+    # Without folders of motes each of the two days is a piece, and the kill comes between them.
+    with platform(tmp_path, data_file=file, archive_mote_folders=point != "correct.after_piece") as one:
         fill(one.settings)
         assert killed(one, point, "correct", kind)
         with corrections(one.settings) as made:

@@ -16,18 +16,21 @@ from tests.faults.harness import ROUNDS, Platform, platform, seeded
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
-LINES = 120_000
+UNIQUE = 60_000
 BATCH = 10_000
+#: Lines that come again right behind themselves: more than a batch, fewer than the window of repeats holds.
+BLOCK = 15_000
+BAD = UNIQUE // 4_001
 POINTS = [point for point in crash.POINTS if point.startswith("load.")]
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A file of LINES unique readings of 6 motes over 4 days, some lines of it bad."""
+    """A file of UNIQUE lines, readings of 6 motes over 2 days, some of them bad; each block of them comes twice."""
     rng = random.Random(4)
     lines: list[str] = []
-    for number in range(LINES):
-        mote, second = 1 + number // (LINES // 6), (number % (LINES // 6)) * 15
+    for number in range(UNIQUE):
+        mote, second = 1 + number // (UNIQUE // 6), (number % (UNIQUE // 6)) * 15
         day, rest = divmod(second, 86_400)
         stamp = (
             f"2004-03-{1 + day:02d} {rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}.{rng.randrange(10**6):06d}"
@@ -37,7 +40,8 @@ def source(tmp_path: Path) -> Path:
         )
         lines.append("garbled line" if number % 4_001 == 4_000 else f"{stamp} {number % 65_536} {mote} {values}")
     path = tmp_path / "readings.txt"
-    path.write_text("\n".join(lines) + "\n")
+    blocks = [lines[start : start + BLOCK] for start in range(0, UNIQUE, BLOCK)]
+    path.write_text("".join(f"{line}\n" for block in blocks for line in [*block, *block]))
     return path
 
 
@@ -60,14 +64,15 @@ def test_every_crash_point_and_random_kills_load_each_line_once(tmp_path: Path, 
         assert '"lines_read": 0' in again.stdout, again.stdout + again.stderr
 
         expected, rows = _rows(whole), _rows(killed)
-        assert expected.height == LINES - LINES // 4_001
+        assert expected.height == UNIQUE - BAD
         assert_frame_equal(rows, expected)
         assert_frame_equal(_hot(killed), _hot(whole))
         (account,) = killed.verify()["accounts"]
         assert account["stored"] == expected.height
-        assert account["dead"] == LINES // 4_001
+        assert account["duplicates"] == expected.height
+        assert account["dead"] == 2 * BAD
         (rejects,) = (killed.settings.data_dir / "rejects").iterdir()
-        assert len(rejects.read_text().splitlines()) == LINES // 4_001
+        assert len(rejects.read_text().splitlines()) == 2 * BAD
 
 
 def _rows(one: Platform) -> pl.DataFrame:

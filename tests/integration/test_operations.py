@@ -1,8 +1,10 @@
 """Operations in Dagster on real instances: alerts, the inbox, rebuilding, runs that grow old, automation."""
 
 import datetime as dt
+import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -295,6 +297,62 @@ def test_a_file_that_cannot_be_loaded_now_is_tried_three_times(
         assert attempts <= 3
     assert attempts == 3
     assert (settings.inbox_location / "readings.txt").exists()
+    left = tick(inbox, settings, instance, cursor)
+    assert "readings.txt failed 3 times" in (left.skip_message or "")
+    # Put again, it is another version.
+    put(settings, "readings.txt")
+    cursor = tick(inbox, settings, instance, cursor).cursor
+    assert tick(inbox, settings, instance, cursor).run_requests
+
+
+@contextmanager
+def without_archive(settings: Settings) -> Iterator[None]:
+    """The store is away: no run can load."""
+    place = settings.data_dir / "archive"
+    away = place.rename(place.with_name("away")) if place.exists() else None
+    place.write_text("in the way")
+    yield
+    place.unlink()
+    if away is not None:
+        away.rename(place)
+
+
+def test_the_same_file_is_taken_whenever_it_is_put_there_and_what_failed_before_it_succeeded_does_not_count(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    keys: list[str | None] = []
+    cursor = None
+
+    def attempt() -> bool:
+        nonlocal cursor
+        data = tick(inbox, settings, instance, cursor)
+        if not data.run_requests:  # the first look, which cannot know yet whether anybody writes it
+            data = tick(inbox, settings, instance, data.cursor)
+        cursor = data.cursor
+        (request,) = data.run_requests or []
+        keys.append(request.run_key)
+        return run_requested(settings, instance, request).success
+
+    for _ in range(4):
+        path = put(settings, "readings.txt")
+        os.utime(path, ns=(1, 1))  # a copy that keeps size and time, as `rsync -t` makes it every night
+        with without_archive(settings):
+            assert not attempt()
+            assert not attempt()
+        assert attempt()
+        assert not path.exists()
+    assert len(keys) == len(set(keys)) == 12
+    assert open_archive(settings).scan_all().collect().height == 20
+
+
+@pytest.mark.parametrize("cursor", ["3", '{"readings.txt": 17}', "set by hand"])
+def test_a_cursor_that_the_inbox_cannot_read_is_a_first_look(
+    settings: Settings, instance: dg.DagsterInstance, cursor: str
+) -> None:
+    put(settings, "readings.txt")
+    first = tick(inbox, settings, instance, cursor)
+    assert first.run_requests == []
+    assert tick(inbox, settings, instance, first.cursor).run_requests
 
 
 # -- the hot store again from the archive --------------------------------------------------------------------------

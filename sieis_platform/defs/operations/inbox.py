@@ -3,6 +3,8 @@
 Belongs here: when a file is taken. Not here: what becomes of it (sieis_platform.inbox).
 """
 
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ import polars as pl
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.assets import LINEAGE as ARCHIVE_LINEAGE
 from sieis_platform.defs.archive.told import told_of
+from sieis_platform.defs.cursors import decoded
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import OWNERS, columns, labels, preview_of
 from sieis_platform.defs.operations.keys import INBOX
@@ -27,7 +30,7 @@ _LOOK_SECONDS: Final = 30
 #: Tag of a run: the name of the file that it loads.
 FILE_TAG: Final = "sieis/inbox_file"
 _VERSION: Final = "sieis/inbox_version"
-#: Runs for one version of a file before it is left to a person (each failed one has been alerted).
+#: Failed runs for one version of a file before it is left to a person (each has been alerted).
 _ATTEMPTS: Final = 3
 _HOURS: Final = 6  # the largest file so far, 2.3 M lines, takes a minute
 
@@ -108,36 +111,53 @@ def inbox(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg
     """Request a load of every file that is as it was at the last look and that no run is about."""
     folder = platform.settings().inbox_location
     now = waiting_files(folder)
-    before = {name: Version(*version) for name, version in _seen(context.cursor).items()}
-    requests = [
-        request
-        for name, version in settled(now, before).items()
-        if (request := _request(context.instance, name, version)) is not None
-    ]
-    waiting = len(now) - len(requests)
+    before = decoded(context.cursor, dict[str, Version]) or {}
+    requests: list[dg.RunRequest] = []
+    left: list[str] = []
+    for name, version in settled(now, before).items():
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=load_inbox.name, tags={FILE_TAG: name}))
+        if any(not run.is_finished for run in runs):
+            continue
+        earlier = [run for run in runs if run.tags.get(_VERSION) == str(version)]
+        if _failures(earlier) < _ATTEMPTS:
+            requests.append(_request(name, version, earlier))
+        else:
+            left.append(name)
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else f"{waiting} file(s) wait in {folder}" if waiting else f"{folder} is empty",
+        skip_reason=None if requests else _waiting(folder, len(now) - len(left), left),
         cursor=msgspec.json.encode(now).decode(),
     )
 
 
-def _seen(cursor: str | None) -> dict[str, tuple[int, int]]:
-    return msgspec.json.decode(cursor, type=dict[str, tuple[int, int]]) if cursor else {}
+def _failures(runs: Sequence[dg.DagsterRun]) -> int:
+    """How many of the `runs` (newest first) have failed since one succeeded.
+
+    A file may come back as it was, size and time included (`rsync -t` every night): each load of it is a success.
+    """
+    since = takewhile(lambda run: run.status is not dg.DagsterRunStatus.SUCCESS, runs)
+    return sum(run.status is dg.DagsterRunStatus.FAILURE for run in since)
 
 
-def _request(instance: dg.DagsterInstance, name: str, version: Version) -> dg.RunRequest | None:
-    """A run for this version of the file, unless one is under way or enough have failed."""
-    tags = {FILE_TAG: name, _VERSION: str(version)}
-    runs = instance.get_runs(dg.RunsFilter(job_name=load_inbox.name, tags={FILE_TAG: name}))
-    earlier = [run for run in runs if run.tags.get(_VERSION) == str(version)]
-    if any(not run.is_finished for run in runs) or len(earlier) >= _ATTEMPTS:
-        return None
+def _request(name: str, version: Version, earlier: Sequence[dg.DagsterRun]) -> dg.RunRequest:
+    """A run for this version of the file, after the `earlier` ones (newest first)."""
+    # The newest, not how many: old runs are deleted, and a key that was used before is never run again.
+    after = earlier[0].run_id if earlier else "first"
     return dg.RunRequest(
-        run_key=f"{name}/{version}/{len(earlier)}",
+        run_key=f"{name}/{version}/{after}",
         run_config={"ops": {load_inbox_file.name: {"config": {"file": name}}}},
-        tags=tags,
+        tags={FILE_TAG: name, _VERSION: str(version)},
     )
+
+
+def _waiting(folder: Path, waiting: int, left: Sequence[str]) -> str:
+    """Why no run is requested."""
+    if not waiting and not left:
+        return f"{folder} is empty"
+    said = [f"{waiting} file(s) wait in {folder}"] if waiting else []
+    if left:
+        said.append(f"{', '.join(left)} failed {_ATTEMPTS} times: see the runs, mend what is wrong, then `touch` it")
+    return "; ".join(said)
 
 
 def definitions(settings: Settings) -> dg.Definitions:

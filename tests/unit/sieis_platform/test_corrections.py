@@ -9,6 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from sieis_platform import backfill
+from sieis_platform import corrections as corrections_module
 from sieis_platform.analysis.ledger import audit_archive
 from sieis_platform.backfill import Backfill
 from sieis_platform.corrections import METADATA, Asked, CorrectionError, Corrections, UnknownCorrectionError
@@ -17,7 +18,7 @@ from sieis_platform.reading import FIELDS, KEY
 from sieis_platform.settings import Settings
 from sieis_platform.state import State
 from sieis_platform.stores.archive import Commit, LedgerEntry
-from sieis_platform.stores.corrected import IMAGES
+from sieis_platform.stores.corrected import IMAGES, CorrectionImages
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 from sieis_platform.stores.tiers import move_day
 from sieis_platform.timeline import DAY_NS
@@ -251,6 +252,64 @@ def test_a_correction_while_a_backfill_replaces_the_days_holds(
     if what != "undone":
         before = before.with_columns(pl.when(~INSIDE).then("light").alias("light"))
     assert_frame_equal(archived(settings), before, check_exact=True)
+    agree(settings)
+
+
+@pytest.fixture
+def other(file: Path, tmp_path: Path) -> Path:
+    """The same readings under another fingerprint: one more mote, whose line comes last."""
+    path = tmp_path / "other.txt"
+    path.write_text(file.read_text() + "2004-03-01 00:00:00.5 0 9 20 40 100 2.625\n")
+    return path
+
+
+@pytest.mark.parametrize("case", ["delete, load", "delete, backfill", "null, load", "null, backfill"])
+def test_undone_in_pieces_it_is_in_force_until_the_last(
+    settings: Settings, corrections: Corrections, other: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    kind, by = case.split(", ")
+    before = archived(settings)
+    monkeypatch.setattr(corrections_module, "_ROWS_AT_ONCE", 1)  # a day a piece
+    done = corrections.apply(asked(kind, *(["light"] if kind == "null" else [])))
+    step = "put_back" if kind == "delete" else "replace_rows"
+    real, pieces = getattr(corrections_module, step), []
+
+    def then_others_write(*given: object, **named: object) -> object:
+        """One piece is back; before the next, the same readings come from another file."""
+        outcome = real(*given, **named)
+        pieces.append(given[1])
+        if len(pieces) == 1:
+            hot, archive = open_hot(settings), open_archive(settings)
+            if by == "load":
+                HistoricalLoad(settings, hot, archive).load(other)
+            else:
+                Backfill(settings, hot, archive).fill(other, day(5), day(1))
+            hot.close()
+        return outcome
+
+    monkeypatch.setattr(corrections_module, step, then_others_write)
+    corrections.undo(done.id, "another")
+    assert len(pieces) == 2
+    now = archived(settings)
+    assert_frame_equal(now.filter(INSIDE), before.filter(INSIDE), check_exact=True)
+    assert now.filter(mote_id=9).height == 1
+    agree(settings)
+    archive = open_archive(settings)
+    assert CorrectionImages(open_marts(settings)).in_force(archive, archive.table()).is_empty()
+
+
+def test_undoing_what_changed_nothing_in_the_last_piece_ends_it_all_the_same(
+    settings: Settings, corrections: Corrections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corrections_module, "_ROWS_AT_ONCE", 1)
+    half = corrections.apply(asked("null", "light", start=start_of(day(3))))
+    whole = corrections.apply(asked("null", "light"))
+    images = CorrectionImages(open_marts(settings))
+    corrections.undo(whole.id, "me")
+    archive = open_archive(settings)
+    assert images.in_force(archive, archive.table()).select("timestamp").min().item() >= start_of(day(3))
+    corrections.undo(half.id, "me")
+    assert images.in_force(archive, archive.table()).is_empty()
     agree(settings)
 
 

@@ -1,0 +1,18 @@
+"""What a sensor keeps between two looks. Belongs here: reading it. Not here: what each sensor keeps."""
+
+from typing import TypeVar
+
+import msgspec
+
+_Cursor = TypeVar("_Cursor")
+
+
+def decoded(cursor: str | None, kind: type[_Cursor]) -> _Cursor | None:
+    """The cursor, as JSON of that kind; None where there is none, or one that an earlier release or a person has left.
+
+    Whoever gets None begins anew: a cursor that cannot be read must not make every tick fail until someone resets it.
+    """
+    try:
+        return msgspec.json.decode(cursor, type=kind) if cursor else None
+    except msgspec.MsgspecError:
+        return None
