@@ -19,6 +19,7 @@ from sieis_platform.sources.stream import (
     SourcePermissionError,
 )
 from sieis_platform.stores.archive import Archive
+from sieis_platform.stores.fates import file_fates
 from sieis_platform.stores.hot import HotStore
 from sieis_platform.timeline import TimelineFile
 
@@ -127,8 +128,7 @@ def _nothing_loaded(summary: LoadSummary, archive: Archive) -> str:
     if summary.rows_loaded or summary.duplicates or summary.skipped.get("already_backfilled"):
         return ""
     if summary.resumed_at_byte:
-        entries = [entry for entry in archive.ledger() if entry.app == app_of(summary.fingerprint)]
-        if any(entry.stored or entry.duplicates for entry in entries):
+        if any(one.stored or one.duplicates for one in file_fates(archive, [app_of(summary.fingerprint)])):
             return ""
         return (
             "this very file was here before, and no reading of it was loaded then: the reason lies beside it in failed/"

@@ -39,21 +39,14 @@ class SinkReport:
     last_event_seconds: float | None = None
     records_written: int = 0
     duplicates: int = 0
-    lost: int = 0
     errors: int = 0
 
 
 @dataclass(frozen=True)
 class Reported:
-    """What the consumers that answer say.
-
-    `sinks` by the store's name; `dead_letters` by address and reason and `lost` records by address, each counted from
-    its process' start; `silent` are the addresses at which no consumer answers.
-    """
+    """What consumers say: `sinks` by the store's name; `silent` are the addresses at which no consumer answers."""
 
     sinks: Mapping[str, SinkReport]
-    dead_letters: Mapping[str, Mapping[str, int]]
-    lost: Mapping[str, int]
     silent: Sequence[str]
 
 
@@ -63,8 +56,6 @@ def read_reported(urls: Sequence[str]) -> Reported:
     Raises: ConsumerDownError where none answers, NotConsumerMetricsError where only something else does.
     """
     sinks: dict[str, SinkReport] = {}
-    letters: dict[str, dict[str, int]] = {}
-    lost: dict[str, int] = {}
     silent: list[str] = []
     foreign: NotConsumerMetricsError | None = None
     for url in urls:
@@ -78,15 +69,14 @@ def read_reported(urls: Sequence[str]) -> Reported:
             foreign = error
             silent.append(url)
             continue
-        letters[url] = _add(sinks, samples)
-        lost[url] = sum(int(sample.value) for sample in samples if sample.name == _LOST)
+        _add(sinks, samples)
     if len(silent) == len(urls):
         if foreign is not None:
             raise foreign
         raise ConsumerDownError(
             f"no consumer answers at {', '.join(urls)}: start it (`sieis consume`), or correct SIEIS_METRICS_URLS"
         )
-    return Reported(sinks, letters, lost, silent)
+    return Reported(sinks, silent)
 
 
 def _samples(url: str, answer: httpx.Response) -> list[Sample]:
@@ -107,25 +97,18 @@ def _samples(url: str, answer: httpx.Response) -> list[Sample]:
     )
 
 
-_LOST: Final = "sieis_records_lost_total"
 _OFFSETS: Final = {"sieis_stored_offset": "stored", "sieis_end_offset": "ends", "sieis_lag_records": "lag"}
 _COUNTS: Final = {
     "sieis_records_written_total": "records_written",
     "sieis_duplicates_total": "duplicates",
-    _LOST: "lost",
     "sieis_errors_total": "errors",
 }
 
 
-def _add(sinks: dict[str, SinkReport], samples: Iterable[Sample]) -> dict[str, int]:
-    """Add one process' samples to the reports of its sinks; its dead letters by reason."""
-    letters: dict[str, int] = {}
+def _add(sinks: dict[str, SinkReport], samples: Iterable[Sample]) -> None:
+    """Add one process' samples to the reports of its sinks."""
     for name, labels, value, *_ in samples:
         if "sink" not in labels:
-            continue
-        if name == "sieis_dead_letters_total":
-            if labels["sink"] == "archive":  # both stores skip them, the archive's consumer keeps them
-                letters[labels["reason"]] = letters.get(labels["reason"], 0) + int(value)
             continue
         report = sinks.setdefault(labels["sink"], SinkReport())
         if attribute := _OFFSETS.get(name):
@@ -138,4 +121,3 @@ def _add(sinks: dict[str, SinkReport], samples: Iterable[Sample]) -> dict[str, i
             setattr(report, attribute, getattr(report, attribute) + int(value))
         elif name == "sieis_last_event_timestamp_seconds" and value > 0:
             report.last_event_seconds = max(report.last_event_seconds or 0.0, value)
-    return letters

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from sieis_platform.stores.archive import Archive
-from sieis_platform.stores.ledger import LedgerEntry, RemovedEntry
+from sieis_platform.stores.ledger import LedgerEntry, RemovedEntry, of_a_file
 
 
 @dataclass
@@ -68,15 +68,10 @@ def audit_archive(archive: Archive) -> Audit:
 
 def account_key(app: str) -> tuple[str, int]:
     """The (source, source_partition) of the rows that an app transaction commits."""
-    if _of_a_file(app):
+    if of_a_file(app):
         return f"history:{app.partition('/')[2]}", 0
     _topic, incarnation, partition = app.rsplit("/", 2)
     return f"stream:{incarnation}", int(partition)
-
-
-def _of_a_file(app: str) -> bool:
-    """Whether it is a load (`history/{fingerprint}`) or backfill of a file; the stream's names have two slashes."""
-    return app.count("/") == 1 and app.startswith(("history/", "backfill/"))
 
 
 def audit(
@@ -98,7 +93,7 @@ def audit(
                 f"{entry.app}: version {entry.version} starts at {entry.start}, not at {ends[entry.app]}"
             )
         fates = entry.stored + entry.duplicates + entry.dead + entry.lost
-        stream = not _of_a_file(entry.app)
+        stream = not of_a_file(entry.app)
         if entry.end < entry.start or (stream and fates != entry.end - entry.start):
             result.findings.append(
                 f"{entry.app}: version {entry.version} accounts for {fates} of {entry.end - entry.start} positions"

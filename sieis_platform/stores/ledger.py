@@ -9,7 +9,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 import polars as pl
 
+from sieis_platform.stores.log import LoggedCommit
 from sieis_platform.stores.marts import Marts
+from sieis_platform.timeline import DAY_NS
 
 LEDGER_KEY: Final = "sieis.ledger"
 REMOVED_KEY: Final = "sieis.removed"
@@ -33,6 +35,11 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0
     skipped: int = 0
     version: int | None = None
+
+
+def of_a_file(app: str) -> bool:
+    """Whether it is a load (`history/{fingerprint}`) or backfill of a file; the stream's names have two slashes."""
+    return app.count("/") == 1 and app.startswith(("history/", "backfill/"))
 
 
 class RemovedEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +66,11 @@ def of_commits(commits: Iterable[Mapping[str, Any]]) -> Ledger:
         ledger.entries.extend(_decoded(commit, LEDGER_KEY, LedgerEntry))
         ledger.removed.extend(_decoded(commit, REMOVED_KEY, RemovedEntry))
     return ledger
+
+
+def ledger_in(commits: Mapping[int, LoggedCommit]) -> list[LedgerEntry]:
+    """The ledger entries of commits read from the log one by one, by version; ascending."""
+    return of_commits({**commit.told, "version": version} for version, commit in commits.items()).entries
 
 
 _Entry = TypeVar("_Entry", LedgerEntry, RemovedEntry)
@@ -92,6 +104,17 @@ its counts), one of kind `removed` for every removal (`source`, `source_partitio
 Unix ns, `table_id` the archive's own id: a table made again begins a ledger of its own."""
 
 
+class Copied(NamedTuple):
+    """One app transaction in the copy: its entries summed to one, and how many positions these account for."""
+
+    entry: LedgerEntry
+    positions: int
+
+
+def _entries(found: pl.DataFrame) -> list[LedgerEntry]:
+    return msgspec.convert(found.select("app", *_COUNTS, "version").to_dicts(), list[LedgerEntry])
+
+
 class LedgerCopy:
     """The mart that the ledger is copied to before the archive's log is cleaned up."""
 
@@ -119,12 +142,55 @@ class LedgerCopy:
         rows = self._scan(table_id).filter(pl.col("version") < below, pl.col("kind") != "commit").unique()
         with self._marts.reading(LEDGER_MART):
             found = rows.sort("version", "app", "source", "source_partition").collect()
-        entries = found.filter(kind="entry").select("app", *_COUNTS, "version")
         removed = found.filter(kind="removed").select("source", "source_partition", "rows", "reason", "version")
         return Ledger(
-            msgspec.convert(entries.to_dicts(), list[LedgerEntry]),
+            _entries(found.filter(kind="entry")),
             msgspec.convert(removed.to_dicts(), list[RemovedEntry]),
         )
+
+    def of_span(
+        self, table_id: str, below: int, start_ns: int, end_ns: int
+    ) -> tuple[list[LedgerEntry], dict[int, int]]:
+        """What was copied of the versions below `below` that were committed in start_ns <= time < end_ns (Unix ns).
+
+        One entry an app transaction and UTC day, its counts summed, and when the version it names was committed.
+        Raises: MartUnavailableError, MartError.
+        """
+        if not self._marts.exists(LEDGER_MART):
+            return [], {}
+        inside = pl.col("committed_at").is_between(start_ns, end_ns, closed="left") & (pl.col("version") < below)
+        found = self._summed(self._scan(table_id).filter(inside), "app", pl.col("committed_at") // DAY_NS)
+        return _entries(found), dict(found.select("version", "newest").iter_rows())
+
+    def of_apps(self, table_id: str, below: int, apps: Sequence[str]) -> dict[str, Copied]:
+        """What was copied of some app transactions in the versions below `below`, by app.
+
+        Raises: MartUnavailableError, MartError.
+        """
+        if not self._marts.exists(LEDGER_MART):
+            return {}
+        named = pl.col("app").is_in(list(apps)) & (pl.col("version") < below)
+        found = self._summed(self._scan(table_id).filter(named), "app")
+        return {entry.app: Copied(entry, told) for entry, told in zip(_entries(found), found["positions"], strict=True)}
+
+    def _summed(self, rows: pl.LazyFrame, *by: str | pl.Expr) -> pl.DataFrame:
+        # Two copies made at the same moment wrote the same rows: one of each counts.
+        summed = (
+            rows.filter(kind="entry")
+            .select("app", *_COUNTS, "version", "committed_at")
+            .unique()
+            .group_by(*by)
+            .agg(
+                pl.col("start").min(),
+                pl.col("end").max(),
+                pl.col(_COUNTS[2:]).sum(),
+                pl.col("version").max(),
+                pl.col("committed_at").max().alias("newest"),
+                (pl.col("end") - pl.col("start")).sum().alias("positions"),
+            )
+        )
+        with self._marts.reading(LEDGER_MART):
+            return summed.collect()
 
     def add(self, table_id: str, commits: Sequence[Mapping[str, Any]]) -> int:
         """Copy the commits that are not covered yet; how many there were.

@@ -14,12 +14,17 @@ from sieis_platform.defs.operations.dead_letters import new_dead_letters, replay
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.report import consumer_report
 from sieis_platform.settings import Settings
-from sieis_platform.state import State
+from sieis_platform.state import NewAlert, State
+from sieis_platform.stores.archive import Commit
+from sieis_platform.stores.archive_layout import ARCHIVE_SCHEMA
+from sieis_platform.stores.ledger import LedgerEntry
+from sieis_platform.stores.open import open_archive
 from sieis_streaming.dead_letter_desk import read_letters
 from sieis_streaming.metrics import ConsumerMetrics
 from sieis_streaming.reported import read_reported
 from tests.faults.harness import Platform, Sender, eventually, platform, wait_until_archived, wait_until_hot
 from tests.faults.test_kill_consumer import POISON
+from tests.ticks import tick as as_the_daemon
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -115,10 +120,13 @@ def test_new_dead_letters_alert_once_and_are_sent_again_by_the_job(
     first = tick(new_dead_letters, settings, instance, None)
     told = newest(instance, "dead_letters")
     assert told["new"] == told["dagster/row_count"] == len(POISON)
+    assert f"{settings.kafka_topic}/" in str(told["preview"])
     with State.open(settings) as state:
         (stored,) = state.recent_alerts(10)
     assert stored.alert.title == f"{len(POISON)} new dead letter(s)"
-    assert "not_json" in stored.alert.text
+    assert f"{settings.kafka_topic}/" in stored.alert.text
+    assert "among offsets 0 to" in stored.alert.text
+    assert "sieis dlq list" in stored.alert.text
     second = tick(new_dead_letters, settings, instance, first.cursor)
     assert second.asset_events == []
 
@@ -144,7 +152,6 @@ def test_a_consumer_that_is_down_is_said(
     silent = tick(consumer_report, down, instance, told)
     assert "no consumer answers" in (silent.skip_message or "")
     assert "sieis consume" in (silent.skip_message or "")
-    assert "no consumer answers" in (tick(new_dead_letters, down, instance, None).skip_message or "")
     with State.open(down) as state:
         assert state.recent_alerts(10) == []  # it may be back at once
 
@@ -184,9 +191,6 @@ class Served:
         self._server.shutdown()
         self._server.server_close()
 
-    def lose(self, records: int) -> None:
-        self.metrics.lost.labels("archive").inc(records)
-
 
 class Watching(PlatformResource):
     """The platform of settings that were made by a test."""
@@ -201,7 +205,7 @@ class Watch:
     """The sensor, looked at again and again; the times in its cursor are moved instead of waiting."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance, *consumers: Served) -> None:
-        self._settings, self._instance = settings, instance
+        self.settings, self._instance = settings, instance
         self._platform = Watching(
             overrides=PlatformResource.of(settings).overrides, urls=",".join(one.url for one in consumers)
         )
@@ -213,7 +217,7 @@ class Watch:
             instance=self._instance, cursor=self._cursor, resources={"platform": self._platform}
         )
         self._cursor = consumer_report.evaluate_tick(context).cursor
-        with State.open(self._settings) as state:
+        with State.open(self.settings) as state:
             alerts = reversed(state.recent_alerts(100))
             return [(one.alert.subject, one.alert.title) for one in alerts for _ in range(1 + one.repeats)]
 
@@ -276,18 +280,124 @@ def test_a_consumer_that_stays_down_is_alerted_once_a_cooldown(watch: Watch, pai
     assert len(watch.look()) == 4
 
 
-def test_lost_records_are_counted_by_consumer(watch: Watch, pair: tuple[Served, Served]) -> None:
-    one, two = pair
+# -- losses and dead letters, by the ledger ------------------------------------------------------------------------
+
+
+def account(settings: Settings, *, dead: int = 0, lost: int = 0, stored: int = 1, app: str = "readings/one/0") -> None:
+    """One commit of the archive that accounts for so many positions."""
+    archive = open_archive(settings)
+    archive.create()
+    position = archive.position(app)
+    start = position or 0
+    entry = LedgerEntry(app=app, start=start, end=start + dead + lost + stored, stored=stored, dead=dead, lost=lost)
+    archive.append(Commit(ARCHIVE_SCHEMA.to_frame(), [entry], {app: position}))
+
+
+def newest_alert(settings: Settings) -> NewAlert:
+    with State.open(settings) as state:
+        return state.recent_alerts(1)[0].alert
+
+
+def test_losses_are_told_once_whatever_the_consumers_count(watch: Watch, pair: tuple[Served, Served]) -> None:
+    settings = watch.settings
     assert watch.look() == []
-    one.lose(5)
-    two.lose(100)
-    told = [("consumer/lost", "105 records were lost")]
+    account(settings, lost=500)
+    account(settings)
+    told = [("consumer/lost", "500 records were lost")]
     assert watch.look() == told
-    two.stop()
-    assert watch.look() == told  # out of reach is not lost
-    two.start()
-    two.lose(3)  # fewer than the process before had counted, and all of them new
+    assert "500 in readings/one/0 among offsets 0 to 500" in newest_alert(settings).text
+    assert "sieis verify" in newest_alert(settings).text
+    pair[0].stop()
+    pair[0].start()  # counts from 0, as any new process
+    assert watch.look() == told
+    account(settings, lost=800, stored=0)
+    account(settings, lost=7, stored=0, app="readings/one/1")
+    for served in pair:
+        served.stop()  # the ledger is there without them
     assert len(watch.look()) == 2
-    one.lose(1)
-    assert len(watch.look()) == 3
-    assert len(watch.look()) == 3
+    with State.open(settings) as state:
+        (held,) = state.recent_alerts(10)
+        assert held.repeats == 1  # by the cooldown: the subject is the same
+    assert len(watch.look()) == 2
+    account(settings, lost=0, dead=3, app="history/file")
+    assert len(watch.look()) == 2
+
+
+def test_a_cursor_of_an_earlier_release_serves_and_a_bad_one_begins_anew(
+    tmp_path: Path, instance: dg.DagsterInstance, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(data_dir=tmp_path / "var", metrics_port=1, _env_file=None)
+    account(settings, dead=3, lost=4)
+    url = "http://127.0.0.1:1/metrics"
+    consumers = {url: {"lost": 4, "silent_since": 1.0, "alerted_at": None}}
+    earlier = {
+        consumer_report.name: msgspec.json.encode({"told": {}, "consumers": consumers}).decode(),
+        new_dead_letters.name: msgspec.json.encode({url: {"not_json": 3}}).decode(),
+    }
+    report = tick(consumer_report, settings, instance, earlier[consumer_report.name])
+    with State.open(settings) as state:
+        assert {one.alert.title for one in state.recent_alerts(9)} == {"4 records were lost", "The consumer is down"}
+    assert set(known(report.cursor)) == {url}
+    for sensor, cursor in ((new_dead_letters, earlier[new_dead_letters.name]), (consumer_report, "[nonsense")):
+        again = tick(sensor, settings, instance, cursor)
+        assert "the cursor is none of this release" in capfd.readouterr().err
+        tick(sensor, settings, instance, again.cursor)
+        assert "the cursor" not in capfd.readouterr().err
+    with State.open(settings) as state:
+        assert "3 new dead letter(s)" in {one.alert.title for one in state.recent_alerts(9)}
+
+
+def test_without_an_archive_or_where_its_log_is_cleaned_up_the_sensors_say_so(
+    tmp_path: Path, instance: dg.DagsterInstance, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(data_dir=tmp_path / "var", metrics_port=1, _env_file=None)
+    first = tick(new_dead_letters, settings, instance, None)
+    assert "there is no archive yet" in (first.skip_message or "")
+    account(settings, dead=1)
+    before = tick(new_dead_letters, settings, instance, first.cursor)
+    for _ in range(3):
+        account(settings, dead=2)
+    archive = open_archive(settings)
+    archive.table().create_checkpoint()
+    for version in range(4):
+        (Path(archive.uri) / "_delta_log" / f"{version:020}.json").unlink()
+    after = tick(new_dead_letters, settings, instance, before.cursor)
+    assert [event.metadata["new"].value for event in after.asset_events] == [2]
+    assert "no longer tells of versions up to 3" in capfd.readouterr().err
+
+
+def test_no_dead_letter_is_missed_or_told_twice_when_the_consumer_starts_anew(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    """A real consumer on the embedded broker, killed and started: each of its processes counts three, and no more."""
+    with platform(tmp_path / "var") as one:
+        incarnation = one.start_broker()
+        sender = Sender(one.settings)
+        cursor: str | None = None
+        told: list[int] = []
+
+        def look() -> None:
+            nonlocal cursor
+            data = as_the_daemon(new_dead_letters, one.settings, instance, cursor)
+            cursor = data.cursor
+            told.extend(int(str(event.metadata["new"].value)) for event in data.asset_events)
+
+        def send_bad(records: int) -> None:
+            for number in range(records):
+                sender.send(b"no reading", number)
+            sender.flush()
+
+        for backlog in (3, 3, 2):  # what waits while it is down
+            send_bad(backlog)
+            consumer = one.start("consume")
+            wait_until_archived(one.settings, sender.ends(), incarnation)
+            look()
+            look()
+            send_bad(1)  # counted between the last look and its end: seen by nobody who asks for its metrics
+            wait_until_archived(one.settings, sender.ends(), incarnation)
+            consumer.kill()
+            consumer.wait()
+        look()
+        look()
+    assert told == [3, 1 + 3, 1 + 2, 1]
+    assert newest(instance, "dead_letters")["dagster/row_count"] == sum(told) == len(sender.sent)

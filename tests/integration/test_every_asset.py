@@ -53,8 +53,7 @@ UNTOLD: Final = {
         "first": "how far back the broker keeps records is its own affair",
     },
     "dead_letters": {
-        "version": "a topic",
-        "first": "the consumer counts letters without their times; `sieis dlq list` reads them",
+        "first": "the ledger counts letters without their times; `sieis dlq list` reads them",
         "last": "as first",
     },
     "hot_store": {"version": "overwritten in place, it has no versions"},

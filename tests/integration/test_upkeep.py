@@ -21,13 +21,13 @@ from sieis_platform.defs.archive.jobs import (
     vacuum,
 )
 from sieis_platform.defs.assembly import build_definitions
-from sieis_platform.defs.operations.jobs import refresh
+from sieis_platform.defs.operations.jobs import observe_archive, refresh
 from sieis_platform.defs.partitions import Window, today
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
-from sieis_platform.stores.archive import Commit
+from sieis_platform.stores.archive import Archive, Commit
 from sieis_platform.stores.ledger import LedgerEntry
 from sieis_platform.stores.open import open_archive, open_marts
 
@@ -157,6 +157,29 @@ def test_retention_and_vacuum_leave_what_verify_can_prove(settings: Settings) ->
     audit = audit_archive(archive)
     assert audit.findings == []
     assert (audit.accounts[0].removed, audit.accounts[0].end) == (180 * (MOTES - 1), archive.position(APP))
+
+
+def test_nothing_that_runs_by_the_clock_reads_the_whole_ledger(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = open_archive(settings)
+    archive.copy_ledger()
+    expected = {entry.app: entry.end for entry in archive.ledger()}
+    for name in ("books", "ledger", "commits"):
+        monkeypatch.setattr(Archive, name, lambda *_, name=name: pytest.fail(f"Archive.{name} reads all of history"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        run(settings, instance, observe_archive)
+        seen = instance.fetch_observations(dg.AssetKey("archive"), limit=1).records[0].asset_observation
+        done = build_definitions(settings).resolve_job_def(refresh.name).execute_in_process(
+            instance=instance,
+            tags=Window(today(), today()).tags(),
+            asset_selection=[*(dg.AssetKey(mart) for mart in MARTS.values()), dg.AssetKey("archive")],
+        )  # fmt: skip
+    assert seen is not None
+    assert seen.metadata["positions"].value == expected
+    (judged,) = (one for one in done.get_asset_check_evaluations() if one.check_name == "parse_errors")
+    assert judged.metadata["rows"].value == 1  # the stream, today
+    assert judged.passed
 
 
 def test_old_days_get_cold_and_everything_goes_on_as_before(settings: Settings, tmp_path: Path) -> None:

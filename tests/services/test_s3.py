@@ -27,6 +27,7 @@ from sieis_platform.stores.archive import (
     FenceError,
     LedgerEntry,
 )
+from sieis_platform.stores.fates import stream_fates
 from sieis_platform.stores.marts import MartError, MartUnavailableError
 from sieis_platform.stores.objects import object_store, put, tag
 from sieis_platform.stores.open import open_archive, open_marts
@@ -195,6 +196,10 @@ def test_what_is_appended_is_read_with_position_and_ledger(made: Server) -> None
     version = append(archive, frame)
     assert (archive.version(), archive.position(APP)) == (version, 3)
     assert [(entry.start, entry.end, entry.stored) for entry in archive.ledger()] == [(0, 3, 3)]
+    assert stream_fates(archive, 0, time.time_ns() + DAY_NS).entries == archive.ledger()
+    assert archive.positions() == {APP: 3}
+    archive.table().create_checkpoint()
+    assert archive.positions() == {APP: 3}
     found = archive.scan().select(frame.columns).collect()
     assert_frame_equal(found, frame, check_row_order=False)
     one = archive.scan(MIDNIGHT, MIDNIGHT + DAY_NS, [2]).collect()

@@ -69,7 +69,7 @@ def archive_observation(context: dg.AssetExecutionContext, platform: PlatformRes
         snapshot = Snapshot(archive, files)
         with archive.reading():
             first = snapshot.rows(snapshot.recent(1)).head(5).collect()
-        positions = {entry.app: entry.end for entry in archive.ledger()}
+        positions = archive.positions()
     context.log.info("archive version %s: %s rows in %s files",
                      *(metadata[name].value for name in ("version", "dagster/row_count", "files")))  # fmt: skip
     shown = {"positions": dg.MetadataValue.json(positions), "preview": preview_of(first)}

@@ -6,7 +6,7 @@ Belongs here: what of Dagster becomes an alert. Not here: cooldown and delivery 
 import datetime as dt
 import time
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import dagster as dg
 import msgspec
@@ -17,6 +17,7 @@ from dagster._core.storage.asset_check_execution_record import (  # no public wa
 )
 
 from sieis_platform.alerts import AlertDeliveryError
+from sieis_platform.defs.cursors import decoded
 from sieis_platform.defs.failures import step_failure
 from sieis_platform.defs.metadata import OWNERS, columns, labels, preview_of
 from sieis_platform.defs.operations.inbox import FILE_TAG
@@ -33,8 +34,6 @@ _WILL_RETRY: Final = "dagster/will_retry"  # set by Dagster right after a run ha
 _TAG_SECONDS: Final = 60
 #: A failure may become visible after a look although it is of before: another process' clock, a slow commit.
 _REACH_SECONDS: Final = 300
-
-_Cursor = TypeVar("_Cursor")
 
 _SCHEMA: Final = pl.Schema(
     {
@@ -68,7 +67,7 @@ def failed_run(context: dg.SensorEvaluationContext, platform: PlatformResource) 
     one returns its cursor once all are kept: with the operational state away, the next tick sees the same runs.
     """
     now = time.time()
-    before = _decoded(context.cursor, _Runs)
+    before = decoded(context.cursor, _Runs)
     reach = (before.since if before else now) - _REACH_SECONDS
     records = context.instance.get_run_records(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=dt.datetime.fromtimestamp(reach, dt.UTC)),
@@ -138,7 +137,7 @@ def failed_check(context: dg.SensorEvaluationContext, platform: PlatformResource
     }
     seen = {key.to_user_string(): [one.id for one in records] for key, records in failed.items()}
     text = msgspec.json.encode(seen).decode()
-    before = _decoded(context.cursor, dict[str, list[int]])
+    before = decoded(context.cursor, dict[str, list[int]])
     if before is None:
         return dg.SensorResult(skip_reason="from now on failed checks are alerted", cursor=text)
     kept = 0
@@ -153,14 +152,6 @@ def _new(failed: Sequence[AssetCheckExecutionRecord], seen: Sequence[int]) -> li
     """Those not seen, oldest first; where not all could be seen, none of before those that were."""
     first = min(seen) if len(seen) >= _FAILURES_READ else 0
     return [one for one in reversed(failed) if one.id not in seen and one.id > first]
-
-
-def _decoded(cursor: str | None, kind: type[_Cursor]) -> _Cursor | None:
-    """The cursor; None where there is none, or one that an earlier version has left."""
-    try:
-        return msgspec.json.decode(cursor, type=kind) if cursor else None
-    except msgspec.MsgspecError:
-        return None
 
 
 def _of(record: AssetCheckExecutionRecord) -> NewAlert:

@@ -3,79 +3,90 @@
 Belongs here: the sensor and the job. Not here: how letters are kept and sent (sieis_streaming).
 """
 
-from collections import Counter
-from collections.abc import Mapping
 from typing import Final
 
 import dagster as dg
 import msgspec
-import polars as pl
 from pydantic import Field
 
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import preview_of
-from sieis_platform.defs.resources import PlatformResource
+from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.stream.assets import DEAD_LETTERS, LETTER_LINEAGE
+from sieis_platform.defs.stream.ledger import gap_text, places, stream_since, told_of_places
+from sieis_platform.errors import RetriableError
 from sieis_platform.state import NewAlert
+from sieis_platform.stores.since import Mark
 from sieis_streaming.dead_letter_desk import replay_letters
-from sieis_streaming.reported import ConsumerDownError, NotConsumerMetricsError, read_reported
 
 _LOOK_SECONDS: Final = 60
 _LISTED: Final = 50
+
+
+class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far the archive's log was read, and the dead letters counted on the way."""
+
+    mark: Mark | None = None
+    letters: int = 0
 
 
 @dg.sensor(
     name="new_dead_letters",
     minimum_interval_seconds=_LOOK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells of new dead letters by reason, and alerts.",
+    description="Tells of new dead letters, from the archive's ledger: how many and where; and alerts.",
 )
 def new_dead_letters(
     context: dg.SensorEvaluationContext, platform: PlatformResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Compare what each consumer has counted with what it had at the last look."""
-    settings = platform.settings()
+    """Count the dead letters in what the archive's ledger has taken in since the last look."""
+    archive = platform.archive()
+    if not archive.exists():
+        return dg.SkipReason(NO_ARCHIVE)
+    cursor = _cursor(context)
     try:
-        counted = read_reported(settings.consumer_metrics).dead_letters
-    except (ConsumerDownError, NotConsumerMetricsError) as error:
-        return dg.SkipReason(str(error))
-    before = msgspec.json.decode(context.cursor, type=dict[str, dict[str, int]]) if context.cursor else {}
-    new: Counter[str] = Counter()
-    for url, reasons in counted.items():
-        for reason, count in reasons.items():
-            known = before.get(url, {}).get(reason, 0)
-            new[reason] += count - known if count >= known else count  # a restarted consumer counts from 0
-    text = msgspec.json.encode({**before, **counted}).decode()
-    if not new.total():
+        seen = stream_since(archive, cursor.mark)
+    except RetriableError as error:
+        return dg.SkipReason(f"{error}; the next look begins where this one did")
+    if seen.gap is not None and cursor.mark is not None:
+        context.log.warning(gap_text(seen.gap))
+    found = places(seen.entries, "dead")
+    new = int(found["records"].sum())
+    cursor = Cursor(mark=seen.mark, letters=cursor.letters + new)
+    text = msgspec.json.encode(cursor).decode()
+    if not new:
         return dg.SensorResult(skip_reason="no new dead letters", cursor=text)
-    by_reason = ", ".join(f"{reason} {count:,}" for reason, count in new.most_common() if count)
     alert = NewAlert(
         "dead_letters",
-        f"{new.total():,} new dead letter(s)",
-        f"{by_reason}. `sieis dlq list` shows them; the runbook says what each reason usually means.",
+        f"{new:,} new dead letter(s)",
+        f"{told_of_places(found)}. `sieis dlq list` shows them and why; the runbook says what a reason usually means.",
         "warning",
     )
     with platform.alerts() as alerts:
         alerts.raise_alert(alert)
-    told = dg.AssetMaterialization(
+    event = dg.AssetMaterialization(
         DEAD_LETTERS,
         metadata={
-            "dagster/row_count": sum(sum(reasons.values()) for reasons in counted.values()),
-            "preview": preview_of(_by_reason(counted)),
-            "new": new.total(),
-            "new_by_reason": dg.MetadataValue.json(dict(new)),
+            "dagster/row_count": cursor.letters,
+            "preview": preview_of(found),
+            "new": new,
+            "archive_version": seen.mark.version,
             **LETTER_LINEAGE,
         },
     )
-    return dg.SensorResult(asset_events=[told], cursor=text)
+    return dg.SensorResult(asset_events=[event], cursor=text)
 
 
-def _by_reason(counted: Mapping[str, Mapping[str, int]]) -> pl.DataFrame:
-    """Letters that the consumers have counted, by reason, most first."""
-    total: Counter[str] = Counter()
-    for reasons in counted.values():
-        total.update(reasons)
-    return pl.DataFrame(total.most_common(), schema={"reason": pl.String, "letters": pl.Int64}, orient="row")
+def _cursor(context: dg.SensorEvaluationContext) -> Cursor:
+    """As kept by Dagster. Anew before the first look, and where it is of an earlier release or was set by someone."""
+    try:
+        return msgspec.json.decode(context.cursor, type=Cursor) if context.cursor else Cursor()
+    except msgspec.MsgspecError as error:
+        context.log.warning(
+            f"the cursor is none of this release ({error}): dead letters are counted anew from where the archive's log "
+            "begins, and some may be told again"
+        )
+        return Cursor()
 
 
 class ReplayConfig(dg.Config):

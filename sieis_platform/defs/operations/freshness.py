@@ -15,6 +15,7 @@ from dagster._core.definitions.freshness import (  # what the daemon writes down
     FreshnessStateRecord,
 )
 
+from sieis_platform.defs.cursors import decoded
 from sieis_platform.defs.metadata import moment
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.state import AlertLevel, NewAlert
@@ -62,7 +63,7 @@ def freshness(context: dg.SensorEvaluationContext, platform: PlatformResource) -
         for key in graph.get_all_asset_keys()
         if isinstance(policy := graph.get(key).freshness_policy, dg.FreshnessPolicy)
     }
-    told = _decoded(context.cursor)
+    told = decoded(context.cursor, _Cursor) or {}
     now: _Cursor = {}
     kept = 0
     with platform.alerts() as alerts:
@@ -74,14 +75,6 @@ def freshness(context: dg.SensorEvaluationContext, platform: PlatformResource) -
     bad = sorted(name for name, one in now.items() if one.state in (FreshnessState.WARN, FreshnessState.FAIL))
     said = f"{kept} change(s) alerted; not fresh: {', '.join(bad) or 'none'}"
     return dg.SensorResult(skip_reason=said, cursor=msgspec.json.encode(now).decode())
-
-
-def _decoded(cursor: str | None) -> _Cursor:
-    """What was told; nothing at the first look, or where someone has set the cursor by hand."""
-    try:
-        return msgspec.json.decode(cursor, type=_Cursor) if cursor else {}
-    except msgspec.MsgspecError:
-        return {}
 
 
 def _is_news(before: _Told | None, now: _Told) -> bool:

@@ -15,6 +15,7 @@ from dagster._core.scheduler.instigation import (  # what the daemon writes down
     TickStatus,
 )
 
+from sieis_platform.defs.cursors import decoded
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.state import NewAlert
 
@@ -45,7 +46,7 @@ def failed_tick(context: dg.SensorEvaluationContext, platform: PlatformResource)
     state is away, `alert_delivery` could deliver none either.
     """
     failing = {one.name: one for one in _failing(context)}
-    told = _decoded(context.cursor)
+    told = set(decoded(context.cursor, list[str]) or [])
     with platform.alerts() as alerts:
         for name in sorted(set(failing) - told):
             alerts.raise_alert(_alert(failing[name]))
@@ -96,14 +97,6 @@ def _well(name: str) -> NewAlert:
         text=f"The last tick of {name} did not fail, or it was switched off.",
         level="success",
     )
-
-
-def _decoded(cursor: str | None) -> set[str]:
-    """What was told; nothing at the first look, or where someone has set the cursor by hand."""
-    try:
-        return set(msgspec.json.decode(cursor, type=list[str])) if cursor else set()
-    except msgspec.MsgspecError:
-        return set()
 
 
 def definitions() -> dg.Definitions:

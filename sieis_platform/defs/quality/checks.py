@@ -21,6 +21,8 @@ from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.quality.results import BATCH_DAYS, Judgement
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_STORE
+from sieis_platform.history import app_of
+from sieis_platform.stores.fates import file_fates, stream_fates
 from sieis_platform.stores.hot import DAILY_SUMS_SCHEMA, HotStore, HotStoreUnavailableError
 from sieis_platform.timeline import DAY_NS
 
@@ -71,7 +73,11 @@ def archive_expectations(
                 rows = archive.rows(batch).collect()
             if _judge_archive(judgement, rows, batch):
                 sources.update(rows["source"].drop_nulls().unique())
-        deliveries = tables.deliveries(stored.ledger(), stored.committed(), sources, window.first, window.last)
+        streamed = stream_fates(stored, window.start_ns, window.end_ns)
+        split = (source.partition(":") for source in sorted(sources))
+        loaded = file_fates(stored, [app_of(name) for kind, _, name in split if kind == "history"])
+        entries = [*streamed.entries, *loaded]
+        deliveries = tables.deliveries(entries, streamed.committed, sources, window.first, window.last)
         judgement.evaluate("archive_deliveries", deliveries)
         context.op_execution_context.log_event(judgement.keep(platform.marts()))
     yield from judgement.results()

@@ -18,7 +18,8 @@ from sieis_platform.defs.partitions import Window, daily_partitions, today, wind
 from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.errors import RetriableError
-from sieis_platform.stores.touched import Mark, touched_days
+from sieis_platform.stores.since import Mark
+from sieis_platform.stores.touched import touched_days
 from sieis_platform.stores.upkeep import last_expired
 
 #: A flush of the archive comes every 30 s at most; late rows change averages of the past, which nobody watches live.

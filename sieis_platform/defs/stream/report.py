@@ -3,6 +3,7 @@
 Belongs here: when an asset is told anew, and what is told. Not here: asking the consumer (sieis_streaming.reported).
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -18,8 +19,10 @@ from sieis_platform.defs.metadata import moment, preview_of
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_LINEAGE, HOT_STORE, TOPIC
 from sieis_platform.defs.stream.hot import told_of_hot
-from sieis_platform.errors import SieisError
+from sieis_platform.defs.stream.ledger import gap_text, places, stream_since, told_of_places
+from sieis_platform.errors import RetriableError, SieisError
 from sieis_platform.state import NewAlert
+from sieis_platform.stores.since import Mark
 from sieis_streaming.reported import ConsumerDownError, NotConsumerMetricsError, Reported, SinkReport, read_reported
 
 _LOOK_SECONDS: Final = 30
@@ -40,18 +43,18 @@ class _Told(msgspec.Struct):
 
 
 class _Consumer(msgspec.Struct):
-    """One that has answered before: records it has counted as lost, since when it is silent, when that was alerted."""
+    """One that has answered before: since when it is silent, when that was alerted."""
 
-    lost: int = 0
     silent_since: float | None = None
     alerted_at: float | None = None
 
 
 class _Cursor(msgspec.Struct):
-    """What was told by asset, and the consumers by their address."""
+    """What was told by asset, the consumers by their address, and how far the archive's ledger was read."""
 
     told: dict[str, _Told] = {}
     consumers: dict[str, _Consumer] = {}
+    ledger: Mark | None = None
 
 
 @dg.sensor(
@@ -62,16 +65,20 @@ class _Cursor(msgspec.Struct):
 )
 def consumer_report(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
     """Read the metrics; tell each asset whose state has changed, at most every _TELL_SECONDS."""
-    cursor = msgspec.json.decode(context.cursor, type=_Cursor) if context.cursor else _Cursor()
+    cursor = _cursor(context)
     now = time.time()
     urls = platform.settings().consumer_metrics
     try:
         reported = read_reported(urls)
     except (ConsumerDownError, NotConsumerMetricsError) as error:
         _alert_of_silence(cursor, urls, now, platform)
+        _alert_of_losses(cursor, platform, context.log)
         return dg.SensorResult(skip_reason=str(error), cursor=msgspec.json.encode(cursor).decode())
-    _alert_of_losses(cursor, reported.lost, platform)
+    for url in urls:
+        if url not in reported.silent:
+            cursor.consumers.setdefault(url, _Consumer())
     _alert_of_silence(cursor, reported.silent, now, platform)
+    _alert_of_losses(cursor, platform, context.log)
     events = []
     for key, state, describe in _assets(reported):
         told = cursor.told.get(key.to_user_string())
@@ -83,6 +90,18 @@ def consumer_report(context: dg.SensorEvaluationContext, platform: PlatformResou
     if not events:
         return dg.SensorResult(skip_reason="nothing has changed, or was told within 5 minutes", cursor=text)
     return dg.SensorResult(asset_events=events, cursor=text)
+
+
+def _cursor(context: dg.SensorEvaluationContext) -> _Cursor:
+    """As kept by Dagster. Anew before the first look, and where it is of an earlier release or was set by someone."""
+    try:
+        return msgspec.json.decode(context.cursor, type=_Cursor) if context.cursor else _Cursor()
+    except msgspec.MsgspecError as error:
+        context.log.warning(
+            f"the cursor is none of this release ({error}): consumers are got to know anew, and losses counted from "
+            "where the archive's log begins; some may be told again"
+        )
+        return _Cursor()
 
 
 def _alert_of_silence(cursor: _Cursor, silent: Sequence[str], now: float, platform: PlatformResource) -> None:
@@ -109,24 +128,30 @@ def _alert_of_silence(cursor: _Cursor, silent: Sequence[str], now: float, platfo
         consumer.alerted_at = time.time()
 
 
-def _alert_of_losses(cursor: _Cursor, lost: Mapping[str, int], platform: PlatformResource) -> None:
-    """One alert of what the consumers that answer have lost since the last look at each."""
-    new = 0
-    for url, count in lost.items():
-        consumer = cursor.consumers.setdefault(url, _Consumer())
-        new += count - consumer.lost if count >= consumer.lost else count  # a restarted consumer counts from 0
-        consumer.lost = count
-    if not new:
+def _alert_of_losses(cursor: _Cursor, platform: PlatformResource, log: logging.Logger) -> None:
+    """One alert of what the archive's ledger has taken in as lost since the last look; consumers may be silent."""
+    archive = platform.archive()
+    if not archive.exists():
         return
-    alert = NewAlert(
-        "consumer/lost",
-        f"{new:,} records were lost",
-        "The broker deleted them before they were read. `sieis verify` shows the gap; if the source still has the "
-        "readings, load them as a file.",
-        "failure",
-    )
-    with platform.alerts() as alerts:
-        alerts.raise_alert(alert)
+    try:
+        seen = stream_since(archive, cursor.ledger)
+    except RetriableError as error:
+        log.warning(f"{error}; the next look for losses begins where this one did")
+        return
+    if seen.gap is not None and cursor.ledger is not None:
+        log.warning(gap_text(seen.gap))
+    found = places(seen.entries, "lost")
+    if new := int(found["records"].sum()):
+        alert = NewAlert(
+            "consumer/lost",
+            f"{new:,} records were lost",
+            f"The broker deleted them before they were read: {told_of_places(found)}. `sieis verify` shows the gap; if "
+            "the source still has the readings, load them as a file.",
+            "failure",
+        )
+        with platform.alerts() as alerts:
+            alerts.raise_alert(alert)
+    cursor.ledger = seen.mark
 
 
 def _assets(reported: Reported) -> Iterator[tuple[dg.AssetKey, str, Any]]:

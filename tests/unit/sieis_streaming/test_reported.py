@@ -40,16 +40,12 @@ def test_processes_of_one_store_are_added_up(processes: list[tuple[ConsumerMetri
         metrics.stored.labels("archive", partition).set(end)
         metrics.end.labels("archive", partition).set(end + 5)
         metrics.lag.labels("archive", partition).set(5)
-        metrics.dead_letters.labels("archive", "not_json").inc(3)
-    one.lost.labels("archive").inc(7)
     one.written("archive", rows(4, 1_000.0))
     two.written("archive", rows(6, 2_000.0))
     reported = read_reported([first, second])
     archive = reported.sinks["archive"]
     assert (archive.stored, archive.ends, archive.lag) == ({0: 10, 1: 20}, {0: 15, 1: 25}, {0: 5, 1: 5})
     assert (archive.records_written, archive.last_event_seconds) == (10, 2_000.0)
-    assert reported.dead_letters == {first: {"not_json": 3}, second: {"not_json": 3}}
-    assert reported.lost == {first: 7, second: 0}
     assert reported.silent == []
 
 
@@ -62,13 +58,6 @@ def test_where_two_tell_of_a_partition_no_lag_is_hidden(processes: list[tuple[Co
     for urls in ([first, second], [second, first]):
         hot = read_reported(urls).sinks["hot"]
         assert (hot.stored, hot.lag) == ({0: 100}, {0: 90})
-
-
-def test_both_stores_skip_a_dead_letter_which_is_one(processes: list[tuple[ConsumerMetrics, str]]) -> None:
-    (one, first), _ = processes
-    for sink in ("hot", "archive"):
-        one.dead_letters.labels(sink, "empty").inc()
-    assert read_reported([first]).dead_letters == {first: {"empty": 1}}
 
 
 def test_one_that_is_silent_is_named_and_the_other_heard(processes: list[tuple[ConsumerMetrics, str]]) -> None:
@@ -92,7 +81,7 @@ def test_another_server_at_the_address_is_no_consumer(processes: list[tuple[Cons
         (one, first), _ = processes
         one.stored.labels("hot", 0).set(1)
         reported = read_reported([f"http://127.0.0.1:{port}/metrics", first])
-        assert (reported.silent, set(reported.lost)) == ([f"http://127.0.0.1:{port}/metrics"], {first})
+        assert (reported.silent, set(reported.sinks)) == ([f"http://127.0.0.1:{port}/metrics"], {"hot"})
     finally:
         server.shutdown()
         server.server_close()

@@ -18,7 +18,8 @@ from sieis_platform.stores.log import CommitLog, LogError, LogUnavailableError
 from sieis_platform.stores.open import open_archive
 from sieis_platform.stores.rewrite import Scope, remove
 from sieis_platform.stores.s3 import make_bucket
-from sieis_platform.stores.touched import Mark, Touched, touched_days
+from sieis_platform.stores.since import Mark
+from sieis_platform.stores.touched import Touched, touched_days
 from sieis_platform.stores.upkeep import expire
 from sieis_platform.timeline import DAY_NS
 from tools.services import Services
@@ -172,7 +173,7 @@ def test_a_log_cleaned_of_what_was_not_seen_yet_is_said(archive: Archive) -> Non
 def test_a_long_log_is_read_in_pieces(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     append(archive, DAYS[0])
     append(archive, DAYS[3])
-    monkeypatch.setattr("sieis_platform.stores.touched._COMMITS", 2)
+    monkeypatch.setattr("sieis_platform.stores.since._COMMITS", 2)
     table = str(archive.table().metadata().id)
     seen, mark = [], None
     while mark is None or mark.version < archive.version():
