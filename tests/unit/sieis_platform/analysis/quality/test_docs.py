@@ -33,7 +33,7 @@ def test_the_site_has_every_suite_and_what_was_found(tmp_path: Path) -> None:
     assert index == tmp_path / "site" / "index.html"
     assert [page.stem for page in _pages(tmp_path / "site", "expectations")] == sorted(SUITES)
     suite = (tmp_path / "site" / "expectations" / "archive_readings.html").read_text()
-    for word in ("temperature", "humidity", "light", "voltage", "source_offset"):
+    for word in ("temperature", "humidity", "light", "voltage"):
         assert word in suite
     (page,) = _pages(tmp_path / "site", "validations")
     assert "lag_minutes" in page.read_text()
