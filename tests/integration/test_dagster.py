@@ -301,10 +301,12 @@ def test_a_position_stored_twice_stops_everything_and_the_docs_tell(small: Setti
     assert f"| {_days()[0]} | 1 | history:test | 0 | 2881 | 2 | 0 |" in str(check.metadata["unexpected_rows"].value)
     assert check.metadata["archive_version"].value == open_archive(small).version()
     (made,) = site.get_asset_materialization_events()
-    index = small.data_docs_path / "index.html"
+    index = small.data_docs_path / "current" / "index.html"
     assert made.materialization.metadata["path"].value == str(index)
     assert "broken: positions_unique" in index.read_text()
-    assert (small.data_docs_path / "expectations" / "archive_readings.html").is_file()
+    assert (index.parent / "expectations" / "archive_readings.html").is_file()
+    address = "http://127.0.0.1:8000/data-docs/index.html"
+    assert made.materialization.metadata["url"].value == check.metadata["data_docs"].value == address
 
 
 def test_an_archive_of_another_shape_stops_everything(small: Settings) -> None:

@@ -79,7 +79,7 @@ def archive_expectations(
         deliveries = tables.deliveries(stored.ledger(), stored.committed(), sources, window.first, window.last)
         judgement.evaluate("archive_deliveries", deliveries)
         context.op_execution_context.log_event(judgement.keep(platform.marts()))
-    yield from judgement.results()
+    yield from judgement.results(platform.settings())
 
 
 def _judge_archive(judgement: Judgement, rows: pl.DataFrame, batch: Window, known: Sequence[int]) -> bool:
@@ -115,7 +115,7 @@ def hot_store_expectations(
             names = ("freshness", "equals_archive")
             judgement.add([Verdict(name, "hot_store_age", False, "warning", text) for name in names])
         context.op_execution_context.log_event(judgement.keep(platform.marts()))
-    yield from judgement.results()
+    yield from judgement.results(platform.settings())
 
 
 def _judge_hot(judgement: Judgement, hot: HotStore, archive: Snapshot, retention_days: int) -> None:
