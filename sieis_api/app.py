@@ -16,6 +16,7 @@ from sieis_api import live
 from sieis_api.analytics.endpoints import router as analytics
 from sieis_api.cache import open_cache
 from sieis_api.coalesce import Coalesced
+from sieis_api.data_docs.endpoints import router as data_docs
 from sieis_api.deps import Pool, State
 from sieis_api.docs_page import add_docs_page
 from sieis_api.errors import add_handlers, documented
@@ -47,7 +48,8 @@ Readings of the building's sensors, live and past, and what is derived from them
 what to do.
 
 **Begin** with `/api/v1/health` (is everything there?), then `/api/v1/sensors/latest` (what is it like now?) and
-`/api/v1/sensors/readings` (what was it like?).
+`/api/v1/sensors/readings` (what was it like?). The [Data Docs](/data-docs/index.html) show what is expected
+of the data, and what was found.
 
 **Times** are ISO 8601 in UTC with a `Z`; the ones you send must name their zone. A window includes `start` and excludes
 `end`. A parameter that does not exist is refused, so that a typing error never looks like an answer.
@@ -128,7 +130,7 @@ def create_app(settings: Settings, stores: Callable[[Settings], Stores] = open_s
     app.add_middleware(RequestMiddleware, settings=settings, metrics=metrics)
     add_handlers(app)
     refused = documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
-    for router in (sensors, motes, analytics):
+    for router in (sensors, motes, analytics, data_docs):
         app.include_router(router, dependencies=[Depends(require_key)], responses=refused)
     app.include_router(system, responses=documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN))
     app.include_router(session, responses=refused)

@@ -27,6 +27,9 @@ SERVER_ADDRESSES: Final = (
     *("state_url", "dagster_database_url", "mlflow_database_url", "mlflow_uri", "dagster_code"),
 )
 
+DATA_DOCS_ADDRESS: Final = "/data-docs"
+"""Where the API serves the site of the checks' results, and links to it lead."""
+
 _UNREADABLE: Final = re.compile(r"[\[\]*?#]|%[0-9A-Fa-f]{2}")
 
 
@@ -482,8 +485,13 @@ class Settings(BaseSettings):
 
     @property
     def data_docs_path(self) -> Path:
-        """Folder of the site that Great Expectations makes of the checks' results."""
+        """Folder of the site that Great Expectations makes of the checks' results (stores/site.py)."""
         return self.data_dir / "data_docs"
+
+    @property
+    def data_docs_url(self) -> str:
+        """Address of that site, which the API serves."""
+        return f"{self.api_url}{DATA_DOCS_ADDRESS}/index.html"
 
     @property
     def state_path(self) -> Path:

@@ -284,6 +284,19 @@ class Archive:
         """
         return dict(self.weight_by_day(files).select("date", "rows").iter_rows())
 
+    def motes(self, files: TableFiles, first: dt.date, last: dt.date) -> list[int]:
+        """The motes that have rows on the days `first` to `last`, live or cold, ascending.
+
+        From the logs alone where the folders are those of motes, else the one column is read. Raises: as `scan_files`.
+        """
+        if "mote_id" not in files.folders:
+            with self.reading():
+                found = self.scan_files(files, first, last).select(pl.col("mote_id").unique()).collect()
+            return sorted(found["mote_id"].drop_nulls())
+        tables = [one for one in (files, self.cold_files(files, first)) if one is not None]
+        listed = [one.listed_of_days(first, last) for one in tables]
+        return sorted({mote for one in listed if not one.is_empty() for mote in one["partition.mote_id"]})
+
     def newest_days(self, files: TableFiles, count: int) -> list[dt.date]:
         """The newest `count` days that have rows, ascending; the cold table is asked only where the live has too few.
 

@@ -53,19 +53,23 @@ class TableFiles:
         )
 
     def of_days(self, first: dt.date | None, last: dt.date | None) -> list[str]:
-        """Where the files of the folders `first` to `last` lie (inclusive; None: without bound).
+        """Where the files of the folders `first` to `last` lie (inclusive; None: without bound)."""
+        return self._places(self.listed_of_days(first, last))
+
+    def listed_of_days(self, first: dt.date | None, last: dt.date | None) -> pl.DataFrame:
+        """What is listed of the folders `first` to `last` (inclusive; None: without bound).
 
         The folders are `year`, `month` and `day`, text, zero-padded: text compares as dates do.
         """
         if self.listed.is_empty():  # then the library leaves columns out
-            return []
+            return self.listed
         day = pl.concat_str("partition.year", "partition.month", "partition.day")
         found = self.listed.lazy()
         if first is not None:
             found = found.filter(day >= f"{first:%Y%m%d}")
         if last is not None:
             found = found.filter(day <= f"{last:%Y%m%d}")
-        return self._places(found.collect())
+        return found.collect()
 
     def all(self) -> list[str]:
         """Where all files lie."""

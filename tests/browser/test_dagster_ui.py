@@ -33,6 +33,10 @@ PROCESS = """query ($id: ID!) { runOrError(runId: $id) { ... on Run { status eve
     ... on EngineEvent { metadataEntries { label ... on TextMetadataEntry { text } } } } } } } }"""
 STARTED_AGAIN = """query ($id: String!) { runsOrError(filter: {tags: [{key: "dagster/parent_run_id", value: $id}]}) {
     ... on Runs { results { runId } } } }"""
+CHECKED = """query ($key: AssetKeyInput!, $check: String!) {
+    assetCheckExecutions(assetKey: $key, checkName: $check, limit: 1) {
+        status evaluation { success severity description
+            metadataEntries { label ... on UrlMetadataEntry { url } } } } }"""
 INSTIGATORS = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
     schedules { name scheduleState { status } } sensors { name sensorState { status } } } } } }"""
 
@@ -114,10 +118,13 @@ def seen(found: Locator) -> None:
 
 def test_the_graph_shows_every_group(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/asset-groups")
-    for group in ("stream", "archive", "rollups", "ml", "operations"):
+    for group in ("stream", "archive", "rollups", "quality", "ml", "operations"):
         seen(page.get_by_text(group, exact=True))
     page.goto(f"{site.url}/locations/__repository__@sieis/asset-groups/rollups/lineage")
     for asset in ("hourly_aggregates", "daily_aggregates"):
+        seen(page.get_by_text(asset))
+    page.goto(f"{site.url}/locations/__repository__@sieis/asset-groups/quality/lineage")
+    for asset in ("quality_results", "data_docs"):
         seen(page.get_by_text(asset))
 
 
@@ -177,6 +184,23 @@ def test_a_day_is_materialized_and_its_checks_and_plot_are_shown(page: Page, sit
     plot = page.locator('img[src^="data:image/svg+xml"]')
     seen(plot)
     assert plot.evaluate("image => image.complete && image.naturalWidth") == 480
+
+
+def test_a_check_that_fails_is_shown_with_what_is_wrong(page: Page, site: Site) -> None:
+    tags = [{"key": "dagster/partition", "value": YESTERDAY.isoformat()}]
+    succeeds(page, launch(page, selector=selector("refresh"), executionMetadata={"tags": tags}))  # the check only warns
+
+    text = "days of a mote with less than 90% of its readings: 3 of 3 (100.00%)"
+    (found,) = ask(page, CHECKED, key={"path": ["archive"]}, check="completeness")["assetCheckExecutions"]
+    evaluation = found["evaluation"]
+    assert found["status"] == "FAILED"
+    assert (evaluation["success"], evaluation["severity"], evaluation["description"]) == (False, "WARN", text)
+    links = {entry["label"]: entry["url"] for entry in evaluation["metadataEntries"] if "url" in entry}
+    assert links == {"data_docs": site.settings.data_docs_url}
+
+    page.goto(f"{site.url}/assets/archive?view=checks&checkDetail=completeness")
+    seen(page.get_by_text(text))
+    seen(page.locator(f'a[href="{site.settings.data_docs_url}"]'))
 
 
 def awaited(page: Page, look: Callable[[], str | None], what: str) -> str:

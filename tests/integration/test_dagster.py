@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(400)  # MLflow and Dagster make their databases
 FIRST_DAY, DAYS = dt.date(2004, 2, 28), 35
 PARTITIONED = ("hourly_aggregates", "daily_aggregates", "anomalies")
 #: What is broken, too, where no consumer fills the hot store.
-NOT_RUNNING = {"freshness"}
+NOT_RUNNING = {"freshness", "equals_archive"}
 
 
 def _archive(settings: Settings, readings: pl.DataFrame, source: str = "history:test") -> None:
@@ -80,12 +80,13 @@ def test_the_real_file_materializes(real: Settings, summary: MaterializeSummary)
     assert summary.failures == []
     assert (summary.last - summary.first).days + 1 == DAYS
     assert summary.partitions_materialized == DAYS * len(PARTITIONED)
-    assert (summary.checks_passed, summary.checks_warned, summary.checks_failed) == (8, 4, 0)
+    assert (summary.checks_passed, summary.checks_warned, summary.checks_failed) == (7, 5, 0)
     assert [tuple(text.split(": ")[:2]) for text in summary.warnings] == [
         ("archive", "ranges"),
         ("archive", "freshness"),
         ("archive", "completeness"),
         ("hot_store", "freshness"),
+        ("hot_store", "equals_archive"),
     ]
 
 
@@ -296,14 +297,16 @@ def test_a_position_stored_twice_stops_everything_and_the_docs_tell(small: Setti
         assert not open_marts(small).exists("daily_aggregates")
         site = definitions.resolve_job_def(build_data_docs.name).execute_in_process(instance=instance)
     check = _check(result, "archive", "positions_unique")
-    assert (check.passed, check.severity, check.metadata["unexpected"].value) == (False, dg.AssetCheckSeverity.ERROR, 2)
-    assert str(check.metadata["unexpected_rows"].value).count("history:test") == 2
+    assert (check.passed, check.severity, check.metadata["unexpected"].value) == (False, dg.AssetCheckSeverity.ERROR, 1)
+    assert f"| {_days()[0]} | 1 | history:test | 0 | 2881 | 2 | 0 |" in str(check.metadata["unexpected_rows"].value)
     assert check.metadata["archive_version"].value == open_archive(small).version()
     (made,) = site.get_asset_materialization_events()
-    index = small.data_docs_path / "index.html"
+    index = small.data_docs_path / "current" / "index.html"
     assert made.materialization.metadata["path"].value == str(index)
     assert "broken: positions_unique" in index.read_text()
-    assert (small.data_docs_path / "expectations" / "archive_readings.html").is_file()
+    assert (index.parent / "expectations" / "archive_readings.html").is_file()
+    address = "http://127.0.0.1:8000/data-docs/index.html"
+    assert made.materialization.metadata["url"].value == check.metadata["data_docs"].value == address
 
 
 def test_an_archive_of_another_shape_stops_everything(small: Settings) -> None:
@@ -337,6 +340,25 @@ def test_every_result_is_kept_once_a_run(small: Settings) -> None:
     assert told.select("passed", "text").rows() == [(True, "told again")]
 
 
+@pytest.mark.parametrize("folders", [True, False])
+def test_motes_that_were_there_the_week_before_are_missed(
+    tmp_path: Path, mlflow_database: str, monkeypatch: pytest.MonkeyPatch, *, folders: bool
+) -> None:
+    monkeypatch.setenv("SIEIS_MLFLOW_DATABASE_URL", mlflow_database)
+    settings = Settings(data_dir=tmp_path, archive_mote_folders=folders)
+    _archive(settings, _day_of_readings(today() - dt.timedelta(days=8), motes=54).filter(mote_id=54), "history:gone")
+    _archive(settings, _day_of_readings(today() - dt.timedelta(days=3), motes=10), "history:before")
+    _archive(settings, _day_of_readings(_days()[1], motes=1))
+    checks = build_definitions(settings).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = checks.execute_in_process(
+            instance=instance, tags=Window(_days()[1], _days()[1]).tags(), op_selection=["archive_expectations"]
+        )
+    completeness = _check(result, "archive", "completeness")
+    assert (completeness.passed, completeness.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert completeness.description == "days of a mote with less than 90% of its readings: 10 of 11 (90.91%)"
+
+
 def _check_hot(settings: Settings) -> dg.ExecuteInProcessResult:
     checks = build_definitions(settings).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.ephemeral() as instance:
@@ -364,19 +386,44 @@ def test_hot_store_and_archive_are_compared_reading_by_reading(small: Settings) 
     assert other.description == "days of a mote with another sum of voltage: 2 of 6 (33.33%)"
 
 
-def test_what_only_one_store_has_yet_is_not_compared(small: Settings) -> None:
+def test_what_may_still_be_on_its_way_is_not_compared(small: Settings) -> None:
     readings = pl.concat([_day_of_readings(day) for day in _days()])
     hot = open_hot(small)
     try:
-        # The hot store is an hour and a half behind: what both must have ends an hour before that.
-        behind = Window(*_days()).end_ns - 5_400 * 10**9
-        hot.write_readings(readings.filter(pl.col("timestamp") < behind))
-        assert _check(_check_hot(small), "hot_store", "equals_archive").passed
-        late = _check(_check_hot(small), "hot_store", "freshness")
+        newest = int(readings["timestamp"].max())  # pyright: ignore[reportArgumentType]
+        hot.write_readings(readings.filter(pl.col("timestamp") < newest - 3_600 * 10**9))
+        result = _check_hot(small)
     finally:
         hot.close()
+    assert _check(result, "hot_store", "equals_archive").passed
+    late = _check(result, "hot_store", "freshness")
     assert not late.passed
-    assert "90.5" in str(late.metadata["unexpected_rows"].value)
+    assert "61" in str(late.metadata["unexpected_rows"].value)
+
+
+def test_a_hot_store_that_stands_still_lacks_what_the_archive_has(small: Settings) -> None:
+    hot = open_hot(small)
+    try:
+        hot.write_readings(_day_of_readings(_days()[0]))
+        check = _check(_check_hot(small), "hot_store", "equals_archive")
+    finally:
+        hot.close()
+    assert not check.passed
+    assert str(check.description).startswith("days of a mote with another number of readings: 3 of 6 (50.00%)")
+    assert str(check.metadata["unexpected_rows"].value).count(_days()[1].isoformat()) == 3
+
+
+@pytest.mark.parametrize(("retention", "missing"), [(30, "6 of 6"), (2, "3 of 3"), (1, None)])
+def test_an_empty_hot_store_lacks_every_day_that_it_should_keep(
+    small: Settings, retention: int, missing: str | None
+) -> None:
+    check = _check(_check_hot(small.changed(hot_retention_days=retention)), "hot_store", "equals_archive")
+    if missing is None:
+        assert check.passed
+        assert "nothing to compare: the hot store keeps 1 days" in str(check.description)
+    else:
+        assert not check.passed
+        assert f"another number of readings: {missing}" in str(check.description)
 
 
 def test_a_hot_store_that_is_away_is_a_failed_check_not_a_failed_run(

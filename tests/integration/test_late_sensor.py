@@ -35,7 +35,9 @@ def append(settings: Settings, ago: int, *, more: int = 0) -> None:
         at = Window(day(ago), day(ago)).start_ns + number
         reading = pl.DataFrame([(1, at, 20.0, 40.0, 1.0, 2.7)], READING_SCHEMA, orient="row")
         rows = reading.with_columns(
-            source=pl.lit(f"stream:{ago}"), source_partition=pl.lit(0, pl.Int32), source_offset=pl.lit(at)
+            source=pl.lit(f"stream:{ago}"),
+            source_partition=pl.lit(0, pl.Int32),
+            source_offset=pl.lit(archive.version()),
         )
         archive.append(Commit(rows, [], {}))
 

@@ -11,11 +11,11 @@ import html
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 import great_expectations as gx
 import polars as pl
@@ -30,6 +30,7 @@ from great_expectations.expectations.expectation_configuration import Expectatio
 
 from sieis_platform.analysis.quality.evaluate import context
 from sieis_platform.analysis.quality.suites import SUITES, suite
+from sieis_platform.stores.site import INDEX, publish
 
 _SITE: Final = "sieis"
 _STYLES: Final = "sieis.css"
@@ -39,6 +40,7 @@ RESULTS_A_SUITE: Final = 10
 
 _SCRIPTS: Final = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
 _FOREIGN: Final = re.compile(r"<(?:link|img)\b[^>]*(?:href|src)\s*=\s*[\"']https?:[^>]*>", re.IGNORECASE)
+_ICON: Final = re.compile(r"<link\b[^>]*\bicon\b[^>]*>", re.IGNORECASE)
 _FOOTER: Final = re.compile(r"<footer>.*?</footer>", re.DOTALL | re.IGNORECASE)
 
 
@@ -54,18 +56,11 @@ class _Page(NamedTuple):
 
 
 def build(results: pl.DataFrame, folder: Path) -> Path:
-    """Make the site of these results (RESULTS_SCHEMA) in `folder`, in place of the one there; the path of its index.
+    """Publish the site of these results (RESULTS_SCHEMA) in `folder`, in place of the one there; the path of its index.
 
-    Whoever looks meanwhile sees the old site or the new one.
+    Whoever looks meanwhile sees the old site or the new one, also where the process is killed. Raises: OSError.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as workspace:
-        draft, previous = Path(workspace) / "new", Path(workspace) / "old"
-        _write(results, draft)
-        if folder.exists():
-            folder.rename(previous)
-        draft.rename(folder)
-    return folder / "index.html"
+    return publish(folder, lambda draft: _write(results, draft)) / INDEX
 
 
 def _write(results: pl.DataFrame, folder: Path) -> None:
@@ -77,14 +72,14 @@ def _write(results: pl.DataFrame, folder: Path) -> None:
         made.suites.add(suite(name))
     pages = [_keep(made, rows) for rows in _newest(results)]
     made.build_data_docs(build_index=False)
-    (folder / "index.html").write_text(_index(pages), encoding="utf-8")
-    (folder / "static" / "styles").mkdir(parents=True, exist_ok=True)
+    (folder / INDEX).write_text(_index(pages), encoding="utf-8")
+    shutil.rmtree(folder / "static", ignore_errors=True)  # logos, animations, fonts: nothing shows them
+    (folder / "static" / "styles").mkdir(parents=True)
     styles = files("sieis_platform.analysis.quality").joinpath("data_docs.css").read_text(encoding="utf-8")
     (folder / "static" / "styles" / _STYLES).write_text(styles, encoding="utf-8")
     for page in folder.rglob("*.html"):
         root = "../" * (len(page.relative_to(folder).parts) - 1)
         page.write_text(_alone(page.read_text(encoding="utf-8"), root), encoding="utf-8")
-    shutil.rmtree(folder / "static" / "images", ignore_errors=True)  # logos and animations: nothing shows them
 
 
 def _newest(results: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -150,7 +145,7 @@ def _result(stored: Mapping[str, Any]) -> ExpectationValidationResult:
 
 def _alone(page: str, root: str) -> str:
     """A page without scripts and without anything that another host would be asked for."""
-    page = _FOOTER.sub("", _FOREIGN.sub("", _SCRIPTS.sub("", page)))
+    page = _FOOTER.sub("", _ICON.sub("", _FOREIGN.sub("", _SCRIPTS.sub("", page))))
     return page.replace("</head>", f'<link rel="stylesheet" href="{root}static/styles/{_STYLES}"></head>', 1)
 
 
@@ -158,7 +153,7 @@ def _index(pages: Sequence[_Page]) -> str:
     text = html.escape
     results = "".join(
         f'<tr class="{"passed" if page.passed else "broken"}"><td>{page.judged_at:%Y-%m-%d %H:%M:%S} UTC</td>'
-        f'<td><a href="{text(page.path)}">{text(page.suite)}</a></td><td>{text(page.days)}</td>'
+        f'<td><a href="{quote(page.path)}">{text(page.suite)}</a></td><td>{text(page.days)}</td>'
         f"<td>{text(page.checks)}</td></tr>"
         for page in pages
     )

@@ -14,7 +14,6 @@ import numpy as np
 from great_expectations.expectations.core.expect_column_pair_values_to_be_equal import ExpectColumnPairValuesToBeEqual
 from great_expectations.expectations.core.expect_column_values_to_be_between import ExpectColumnValuesToBeBetween
 from great_expectations.expectations.core.expect_column_values_to_not_be_null import ExpectColumnValuesToNotBeNull
-from great_expectations.expectations.core.expect_compound_columns_to_be_unique import ExpectCompoundColumnsToBeUnique
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metadata_types import FailureSeverity
 
@@ -72,17 +71,21 @@ def archive_columns() -> list[Expectation]:
     ]
 
 
-def archive_readings() -> list[Expectation]:
-    """Of `tables.readings`: no position twice, few nulls, few impossible values."""
-    # A position (source, partition, offset) is stored at most once; rows without one (written by hand) are left out.
-    expectations: list[Expectation] = [
-        ExpectCompoundColumnsToBeUnique(
-            column_list=["source", "source_partition", "source_offset"],
-            ignore_row_if="any_value_is_missing",
+def archive_positions() -> list[Expectation]:
+    """Of `tables.positions`: no position twice."""
+    return [
+        ExpectColumnValuesToBeBetween(
+            column="repeated",
+            max_value=0,
             severity=_CRITICAL,
-            meta=_meta("positions_unique", "rows share a position"),
+            meta=_meta("positions_unique", "days of a mote with rows that share a position"),
         )
     ]
+
+
+def archive_readings() -> list[Expectation]:
+    """Of `tables.readings`: few nulls, few impossible values."""
+    expectations: list[Expectation] = []
     for name in FIELDS:
         quantity = QUANTITIES[name]
         expectations += [
@@ -194,6 +197,7 @@ def aggregates_days() -> list[Expectation]:
 
 SUITES: Final[Mapping[str, Callable[[], list[Expectation]]]] = {
     "archive_columns": archive_columns,
+    "archive_positions": archive_positions,
     "archive_readings": archive_readings,
     "archive_days": archive_days,
     "archive_mote_days": archive_mote_days,

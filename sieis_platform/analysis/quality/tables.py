@@ -13,6 +13,7 @@ from sieis_platform.analysis.aggregates import BUILDING
 from sieis_platform.reading import EXPECTED_INTERVAL_SECONDS, KEY, LINEAGE_SCHEMA, READING_SCHEMA
 from sieis_platform.stores.archive import LedgerEntry
 from sieis_platform.stores.hot import DAILY_SUMS_SCHEMA, SUMS
+from sieis_platform.stores.rewrite import POSITION
 from sieis_platform.timeline import DAY_NS
 
 _EPOCH: Final = dt.date(1970, 1, 1)
@@ -20,27 +21,52 @@ _MINUTE_NS: Final = 60 * 1_000_000_000
 _INTERVAL_NS: Final = EXPECTED_INTERVAL_SECONDS * 1_000_000_000
 
 
-def columns(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row a column that archived readings must have: column, found and expected type, nulls where it is a key."""
+def columns(rows: pl.DataFrame, found: pl.Schema | None = None) -> pl.DataFrame:
+    """One row a column that archived readings must have: column, found and expected type, nulls where it is a key.
+
+    `found`: the columns of the archive, where `rows` holds only some of them.
+    """
     expected = {**READING_SCHEMA, **LINEAGE_SCHEMA}
     return pl.DataFrame(
         {
             "column": list(expected),
-            "found": [str(rows.schema.get(name, "missing")) for name in expected],
+            "found": [str((found or rows.schema).get(name, "missing")) for name in expected],
             "expected": [str(kind) for kind in expected.values()],
             "null_keys": [rows[name].null_count() if name in KEY and name in rows.columns else 0 for name in expected],
         }
     )
 
 
-def readings(rows: pl.DataFrame) -> pl.DataFrame:
-    """The archived rows themselves (READING_SCHEMA and position): values as Float64, the source as Categorical.
+def positions(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row a day, mote and partition of a source: date, mote_id, source, source_partition, rows, repeated,
+    source_offset.
 
-    Great Expectations compares float64 in columns, but float32 value by value; pandas looks for repeated categories by
-    number, for repeated texts letter by letter.
+    `rows` (KEY and POSITION) of one position are stored once: `repeated` counts those whose position another row has
+    too, whatever its day and mote, `source_offset` is the first of theirs (text: pandas makes floats of integers where
+    some are null). Rows without a position, written by hand,
+    are left out.
     """
-    rows = rows.select(*READING_SCHEMA, "source", "source_partition", "source_offset")
-    return rows.cast({pl.Float32: pl.Float64, pl.String: pl.Categorical})
+    placed = rows.select(*KEY, *POSITION).drop_nulls(POSITION)
+    shared = pl.when(pl.struct(POSITION).is_duplicated()).then("source_offset")
+    return (
+        placed.with_columns(_day_start(), shared.alias("shared"))
+        .group_by("day_start", "mote_id", "source", "source_partition")
+        .agg(
+            pl.len().cast(pl.Int64).alias("rows"),
+            pl.col("shared").count().cast(pl.Int64).alias("repeated"),
+            pl.col("shared").min().cast(pl.String).alias("source_offset"),
+        )
+        .sort("day_start", "mote_id", "source", "source_partition")
+        .select(_date(), "mote_id", "source", "source_partition", "rows", "repeated", "source_offset")
+    )
+
+
+def readings(rows: pl.DataFrame) -> pl.DataFrame:
+    """The archived readings themselves (READING_SCHEMA), repeated keys included, their values as Float64.
+
+    Great Expectations compares float64 in columns, but float32 value by value.
+    """
+    return rows.select(READING_SCHEMA.names()).cast({pl.Float32: pl.Float64})
 
 
 def days(rows: pl.DataFrame, first: dt.date, last: dt.date, now_ns: int) -> pl.DataFrame:
@@ -69,13 +95,17 @@ def days(rows: pl.DataFrame, first: dt.date, last: dt.date, now_ns: int) -> pl.D
     )
 
 
-def mote_days(rows: pl.DataFrame, first: dt.date, last: dt.date, now_ns: int) -> pl.DataFrame:
-    """One row a day that has begun and mote seen on any of the days: date, mote_id, readings, expected, share.
+def mote_days(
+    rows: pl.DataFrame, first: dt.date, last: dt.date, now_ns: int, known: Iterable[int] = ()
+) -> pl.DataFrame:
+    """One row a day that has begun and mote: date, mote_id, readings, expected, share.
 
-    readings: distinct timestamps. expected: one every EXPECTED_INTERVAL_SECONDS until the end of the day, or `now_ns`:
-    a mote that fell silent counts as missing. Without any reading there is one row a day, of no mote.
+    Motes: those seen on any of the days, and the `known` ones, of which nothing may have come on any of them. readings:
+    distinct timestamps. expected: one every EXPECTED_INTERVAL_SECONDS until the end of the day, or `now_ns`: a mote
+    that fell silent counts as missing. Without any mote there is one row a day, of no mote.
     """
-    motes = rows.select(pl.col("mote_id").unique().sort())
+    expected_anyway = pl.DataFrame({"mote_id": list(known)}, schema={"mote_id": pl.Int32()})
+    motes = pl.concat([rows.select("mote_id"), expected_anyway]).select(pl.col("mote_id").unique().sort())
     if motes.is_empty():
         motes = pl.DataFrame({"mote_id": [None]}, schema={"mote_id": pl.Int32()})
     found = rows.group_by(_day_start(), "mote_id").agg(pl.col("timestamp").n_unique().cast(pl.Int64).alias("readings"))

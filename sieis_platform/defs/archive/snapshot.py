@@ -12,6 +12,7 @@ from sieis_platform.defs.partitions import Window, today
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
 from sieis_platform.stores.archive import Archive, last_wins
 from sieis_platform.stores.files import TableFiles
+from sieis_platform.stores.rewrite import POSITION
 from sieis_platform.timeline import DAY_NS
 
 #: The date (UTC, YYYY-MM-DD) of a reading.
@@ -40,6 +41,17 @@ class Snapshot:
         Only the folders of its days are read.
         """
         return self._archive.scan_files(self._files, window.first, window.last).drop(ARCHIVE_PARTITIONS)
+
+    def positions(self, window: Window) -> tuple[pl.Schema, pl.DataFrame]:
+        """The columns that the archive has, and of every row of the window those of KEY and POSITION among them."""
+        rows = self.rows(window)
+        with self._archive.reading():
+            found = rows.collect_schema()
+            return found, rows.select(name for name in (*KEY, *POSITION) if name in found).collect()
+
+    def motes(self, window: Window) -> list[int]:
+        """The motes that have rows in the window, ascending; where folders name them, from the logs alone."""
+        return self._archive.motes(self._files, window.first, window.last)
 
     def readings(self, window: Window) -> pl.DataFrame:
         """The readings of the window (READING_SCHEMA), one a key: the last wins. Ascending (mote_id, timestamp)."""

@@ -26,6 +26,7 @@ from sieis_platform.defs.archive.told import told_of
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import OWNERS, columns, kept, labels, lineage, lineage_of, same_columns
 from sieis_platform.defs.partitions import Window, today
+from sieis_platform.defs.quality.guard import require_sound
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
 from sieis_platform.stores.archive import ARCHIVE_SCHEMA
@@ -123,6 +124,7 @@ def closed_days_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition
         superseded = removed = added = 0
         with dagster_failures():
             archive = platform.archive()
+            require_sound(Snapshot.of(archive), window)  # a row that is dropped here is evidence no more
             for key in window.keys:
                 day = dt.date.fromisoformat(key)
                 superseded += drop_superseded(archive, day)
@@ -168,6 +170,7 @@ def archive_cold_days(context: dg.AssetExecutionContext, platform: PlatformResou
         archive = platform.archive()
         last = last_expired(today(), settings.archive_cold_after_days)
         for day in movable_days(archive, last) if settings.archive_cold_uri else []:
+            require_sound(Snapshot.of(archive), Window(day, day))  # moving closes the day
             done = move_day(archive, day)
             days, rows, superseded = days + done.days, rows + done.rows, superseded + done.superseded
             context.log.info("%s: %d rows moved", day, done.rows)

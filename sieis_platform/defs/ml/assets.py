@@ -4,7 +4,7 @@ Belongs here: which days are trained on and scored, and where the result goes. N
 """
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import dagster as dg
@@ -24,6 +24,7 @@ from sieis_platform.defs.metadata import (
     written,
 )
 from sieis_platform.defs.partitions import Window
+from sieis_platform.defs.quality.guard import require_sound
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.ml.anomaly import train
@@ -157,16 +158,22 @@ def anomalies_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
         tags=labels("derived", "marts"),
         pool="marts",
         freshness_policy=_SCORES_FRESHNESS,
-        description="Readings whose score reaches the champion model's threshold, with the model that flagged them.",
+        output_required=False,
+        description="Readings whose score reaches the champion model's threshold, with the model that flagged them. "
+        "While no model is trained nothing is scored, and no day is materialized.",
         metadata={
             **columns(ANOMALY_SCHEMA, {"timestamp": "Unix ns, UTC", "score": "higher is stranger"}),
             **_ANOMALY_LINEAGE,
         },
     )
-    def anomalies(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    def anomalies(context: dg.AssetExecutionContext, platform: PlatformResource) -> Iterator[dg.MaterializeResult]:
         window = Window.of_keys(context.partition_key_range)
         with dagster_failures():
+            if not platform.marts().exists(MODEL.to_user_string()):
+                context.log.warning("no model has been trained yet: nothing is scored")
+                return
             archive = Snapshot.of(platform.archive())
+            require_sound(archive, window)
             model, registered = platform.registry().champion()
             scored = 0
             frames = [ANOMALY_SCHEMA.to_frame()]
@@ -187,7 +194,7 @@ def anomalies_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
         for day in window.keys:
             context.add_asset_metadata({PARTITION_ROWS: rows.get(day, 0)}, partition_key=day)
         context.log.info("%d of %d readings flagged", found.height, scored)
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 **written(
                     table_rows,

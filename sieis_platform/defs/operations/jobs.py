@@ -31,7 +31,8 @@ observe_archive = dg.define_asset_job(
 refresh = dg.define_asset_job(
     "refresh",
     selection=_REFRESHED | _STORE_CHECKS,
-    description="Aggregate, check and score days with the model in use.",
+    # Always whole: a run of chosen assets is one without the archive's checks.
+    description="Aggregate and check days, and score them with the model in use once there is one.",
     tags=_LONG,
 )
 refresh_and_train = dg.define_asset_job(
@@ -52,21 +53,12 @@ JOBS: Final = [observe_archive, refresh, refresh_and_train]
 def hourly_refresh(
     context: dg.ScheduleEvaluationContext, platform: PlatformResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """Refresh today; while no model has been trained, aggregate without scoring."""
+    """Refresh today."""
     if not platform.archive().exists():
         return dg.SkipReason(NO_ARCHIVE)
     moment = context.scheduled_execution_time
     days = [moment.date()] if moment.hour else [moment.date() - dt.timedelta(days=1), moment.date()]
-    trained = platform.marts().exists(MODEL.to_user_string())
-    aggregates = [dg.AssetKey(mart) for mart in MARTS.values()]
-    return [
-        dg.RunRequest(
-            run_key=f"{day}-{moment.isoformat()}",
-            partition_key=day.isoformat(),
-            asset_selection=None if trained else aggregates,
-        )
-        for day in days
-    ]
+    return [dg.RunRequest(run_key=f"{day}-{moment.isoformat()}", partition_key=day.isoformat()) for day in days]
 
 
 @dg.schedule(

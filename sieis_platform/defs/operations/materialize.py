@@ -14,15 +14,13 @@ from dagster._core.instance.ref import InstanceRef  # the one way to give an ins
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.assembly import build_definitions
 from sieis_platform.defs.failures import step_failure
-from sieis_platform.defs.ml.assets import MODEL
 from sieis_platform.defs.operations.home import overrides, prepare_home
 from sieis_platform.defs.operations.jobs import observe_archive, refresh, refresh_and_train
 from sieis_platform.defs.partitions import Window, daily_partitions, today
 from sieis_platform.defs.quality.assets import build_data_docs
-from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
-from sieis_platform.stores.open import open_archive, open_marts
+from sieis_platform.stores.open import open_archive
 from sieis_platform.telemetry import silence
 
 #: Dagster's own log of a run is kept with the run; on the terminal only what went wrong is of use.
@@ -78,7 +76,6 @@ def materialize(
                 raise_on_error=False,
                 run_config=_QUIET,
                 tags=window.tags(),
-                asset_selection=None if train or _trained(settings) else [dg.AssetKey(mart) for mart in MARTS.values()],
             ),
             definitions.resolve_job_def(build_data_docs.name).execute_in_process(
                 instance=instance, raise_on_error=False, run_config=_QUIET
@@ -98,10 +95,6 @@ def _window(settings: Settings, first: dt.date | None, last: dt.date | None) -> 
             f"no partition between {first or days[0]} and {last or days[-1]}: they reach from {begin} to {today()}"
         )
     return window
-
-
-def _trained(settings: Settings) -> bool:
-    return open_marts(settings).exists(MODEL.to_user_string())
 
 
 def _summary(window: Window, results: list[dg.ExecuteInProcessResult], seconds: float) -> MaterializeSummary:

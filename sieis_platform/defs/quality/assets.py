@@ -40,25 +40,27 @@ quality_results = dg.AssetSpec(
     kinds={"great_expectations", "html"},
     owners=OWNERS,
     tags=labels("derived", "folder"),
-    description="Great Expectations' Data Docs: the suites and the newest results of each, as pages that stand alone.",
+    pool="data_docs",
+    description="Great Expectations' Data Docs: the suites and the newest results of each, as pages that stand alone. "
+    "The API shows them at /data-docs/index.html.",
 )
 def data_docs(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     """Make the site anew."""
     silence()
     from sieis_platform.analysis.quality.docs import build  # noqa: PLC0415 - takes seconds to import
 
-    folder = platform.settings().data_docs_path
+    settings = platform.settings()
     with dagster_failures():
         marts = platform.marts()
         results = _recent(marts)
         version = marts.version(RESULTS.to_user_string()) if results.height else -1
-        index = build(results, folder)
-    pages = sum(1 for _ in folder.rglob("*.html"))
-    context.log.info("%d pages in %s", pages, folder)
+        index = build(results, settings.data_docs_path)
+    pages = sum(1 for _ in index.parent.resolve().rglob("*.html"))
+    context.log.info("%d pages at %s", pages, settings.data_docs_url)
     return dg.MaterializeResult(
         metadata={
             "path": dg.MetadataValue.path(str(index)),
-            "url": dg.MetadataValue.url(index.as_uri()),
+            "url": dg.MetadataValue.url(settings.data_docs_url),
             "pages": dg.MetadataValue.int(pages),
             "results": dg.MetadataValue.int(results.height),
             **kept(

@@ -6,7 +6,7 @@ Belongs here: which days are judged, up to which moment stores are compared. Not
 
 import datetime as dt
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import dagster as dg
@@ -23,7 +23,7 @@ from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_STORE
 from sieis_platform.history import app_of
 from sieis_platform.stores.fates import file_fates, stream_fates
-from sieis_platform.stores.hot import DAILY_SUMS_SCHEMA, HotStore, HotStoreUnavailableError
+from sieis_platform.stores.hot import HotStore, HotStoreUnavailableError
 from sieis_platform.timeline import DAY_NS
 
 
@@ -49,8 +49,12 @@ HOT_STORE_SPECS: Final = [
 #: Days judged where a check is started by hand, without a partition: the newest ones.
 _RECENT_DAYS: Final = 7
 
-#: Hot store and archive are compared up to this long before the newest reading that both have. Each takes the
-#: partitions of the topic at its own pace: one mote's readings may be in while another's, as old, are on their way.
+#: A mote is missed if it sent anything in so many days before those judged; later it counts as taken away.
+_REMEMBERED_DAYS: Final = 7
+
+#: Hot store and archive are compared up to this long before the newest reading of the archive. Each takes the
+#: partitions of the topic at its own pace: one mote's readings may be in while another's, as old, are on their way. A
+#: hot store that is further behind lacks what the archive has, whatever keeps it.
 _SETTLED_NS: Final = 3_600 * 1_000_000_000
 
 #: Days of a mote, 2,880 rows each, that are fetched where the sums differ. Beyond these the sums are believed.
@@ -71,7 +75,8 @@ def archive_expectations(
         for batch in window.batches(BATCH_DAYS):
             with stored.reading():
                 rows = archive.rows(batch).collect()
-            if _judge_archive(judgement, rows, batch):
+            before = Window(batch.first - dt.timedelta(days=_REMEMBERED_DAYS), batch.first - dt.timedelta(days=1))
+            if _judge_archive(judgement, rows, batch, archive.motes(before)):
                 sources.update(rows["source"].drop_nulls().unique())
         streamed = stream_fates(stored, window.start_ns, window.end_ns)
         split = (source.partition(":") for source in sorted(sources))
@@ -80,11 +85,11 @@ def archive_expectations(
         deliveries = tables.deliveries(entries, streamed.committed, sources, window.first, window.last)
         judgement.evaluate("archive_deliveries", deliveries)
         context.op_execution_context.log_event(judgement.keep(platform.marts()))
-    yield from judgement.results()
+    yield from judgement.results(platform.settings())
 
 
-def _judge_archive(judgement: Judgement, rows: pl.DataFrame, batch: Window) -> bool:
-    """Whether the columns are as agreed; if not, nothing else can be judged."""
+def _judge_archive(judgement: Judgement, rows: pl.DataFrame, batch: Window, known: Sequence[int]) -> bool:
+    """Whether the columns are as agreed; if not, nothing else can be judged. `known`: motes seen shortly before."""
     shape = judgement.evaluate("archive_columns", tables.columns(rows), batch)
     if not all(verdict.passed for verdict in shape):
         told = {spec.name for spec in ARCHIVE_SPECS} - {"schema", "parse_errors"}
@@ -92,9 +97,10 @@ def _judge_archive(judgement: Judgement, rows: pl.DataFrame, batch: Window) -> b
         judgement.add([Verdict(name, "archive_columns", False, "warning", text) for name in sorted(told)], batch)
         return False
     now = time.time_ns()
+    judgement.evaluate("archive_positions", tables.positions(rows), batch)
     judgement.evaluate("archive_readings", tables.readings(rows), batch)
     judgement.evaluate("archive_days", tables.days(rows, batch.first, batch.last, now), batch)
-    judgement.evaluate("archive_mote_days", tables.mote_days(rows, batch.first, batch.last, now), batch)
+    judgement.evaluate("archive_mote_days", tables.mote_days(rows, batch.first, batch.last, now, known), batch)
     return True
 
 
@@ -115,7 +121,7 @@ def hot_store_expectations(
             names = ("freshness", "equals_archive")
             judgement.add([Verdict(name, "hot_store_age", False, "warning", text) for name in names])
         context.op_execution_context.log_event(judgement.keep(platform.marts()))
-    yield from judgement.results()
+    yield from judgement.results(platform.settings())
 
 
 def _judge_hot(judgement: Judgement, hot: HotStore, archive: Snapshot, retention_days: int) -> None:
@@ -125,8 +131,15 @@ def _judge_hot(judgement: Judgement, hot: HotStore, archive: Snapshot, retention
     judgement.evaluate("hot_store_age", tables.age(newest, min(window.end_ns, now)))
     # Of the day on which the retention ends a part is gone: the next midnight is where comparing begins.
     start = max(window.start_ns, -(-(now - retention_days * DAY_NS) // DAY_NS) * DAY_NS)
-    end = min(window.end_ns, min(newest or 0, archive.newest() or 0, now) - _SETTLED_NS)
-    judgement.evaluate("hot_store_mote_days", _compared(hot, archive, start, end))
+    end = min(window.end_ns, min(archive.newest() or 0, now) - _SETTLED_NS)
+    if start < end:
+        judgement.evaluate("hot_store_mote_days", _compared(hot, archive, start, end))
+        return
+    text = (
+        f"nothing to compare: the hot store keeps {retention_days} days, and of the archive's last hour some may still "
+        "be on its way"
+    )
+    judgement.add([Verdict("equals_archive", "hot_store_mote_days", True, "warning", text)])
 
 
 def _compared(hot: HotStore, archive: Snapshot, start_ns: int, end_ns: int) -> pl.DataFrame:
@@ -135,8 +148,6 @@ def _compared(hot: HotStore, archive: Snapshot, start_ns: int, end_ns: int) -> p
     Where the sums differ, the hot store's readings are fetched and added up here: its own sums may hold values that
     were overwritten (see HotStore.daily_sums).
     """
-    if start_ns >= end_ns:
-        return tables.compared(*[pl.DataFrame(schema=DAILY_SUMS_SCHEMA)] * 2)
     inside = pl.col("timestamp").is_between(start_ns, end_ns, closed="left")
     days = Window(_date(start_ns), _date(end_ns - 1))
     archived = pl.concat(tables.daily_sums(archive.readings(days).filter(inside)) for days in days.batches(BATCH_DAYS))

@@ -16,6 +16,7 @@ from sieis_platform.defs.metadata import kept, lineage, markdown
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.stream.assets import HOT_STORE
 from sieis_platform.reading import READING_SCHEMA
+from sieis_platform.settings import Settings
 from sieis_platform.stores.marts import Marts
 from sieis_platform.telemetry import silence
 
@@ -81,8 +82,9 @@ class Judgement:
         told = kept(marts.info(name).rows, shown, mart_version=version, times=times)
         return dg.AssetObservation(RESULTS, metadata={**told, **RESULTS_LINEAGE, "rows_written": rows.height})
 
-    def results(self, **metadata: dg.MetadataValue) -> Iterator[dg.AssetCheckResult]:
-        """The result of each check, over all the days."""
+    def results(self, settings: Settings, **metadata: dg.MetadataValue) -> Iterator[dg.AssetCheckResult]:
+        """The result of each check, over all the days, with a link to the Data Docs of this installation."""
+        docs = dg.MetadataValue.url(settings.data_docs_url)
         by_check: dict[str, list[Verdict]] = {}
         for _, verdict in self._verdicts:
             by_check.setdefault(verdict.check, []).append(verdict)
@@ -94,7 +96,7 @@ class Judgement:
                 passed=verdict.passed,
                 severity=_SEVERITIES[verdict.severity],
                 description=verdict.text,
-                metadata={**self._about(), **metadata, **_numbers(verdict)},
+                metadata={**self._about(), **metadata, **_numbers(verdict), "data_docs": docs},
             )
 
     def _about(self) -> dict[str, dg.MetadataValue]:

@@ -17,6 +17,7 @@ from sieis_platform.defs.archive.snapshot import DATE, Snapshot
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import OWNERS, PARTITION_ROWS, columns, labels, lineage, rows_by_day, written
 from sieis_platform.defs.partitions import Window
+from sieis_platform.defs.quality.guard import require_sound
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.reading import FIELDS
 from sieis_platform.stores.hot import AGGREGATE_MARTS, AGGREGATE_SCHEMA, SHORT_NAMES, STATISTICS, HotStore, Period
@@ -114,6 +115,7 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
         crash.arm(platform.settings().crash_at)
         with dagster_failures():
             archive, marts = Snapshot.of(platform.archive()), platform.marts()
+            require_sound(archive, window)
             aggregates, counts, version = roll_up(archive, marts, period, window)
             with platform.hot() as hot:
                 show(hot, aggregates, period, window)

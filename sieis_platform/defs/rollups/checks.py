@@ -53,7 +53,8 @@ def counts_check(period: Period) -> dg.AssetChecksDefinition:
             judgement = Judgement(key, window, None, context.run.run_id)
             judgement.evaluate("aggregates_days", counted(aggregates, archived))
             context.op_execution_context.log_event(judgement.keep(marts))
-        return next(judgement.results(readings=dg.MetadataValue.int(sum(archived.values()))))
+        readings = dg.MetadataValue.int(sum(archived.values()))
+        return next(judgement.results(platform.settings(), readings=readings))
 
     return counts_equal_archive
 

@@ -108,7 +108,7 @@ def late_data(context: dg.SensorEvaluationContext, platform: PlatformResource) -
     ask = [day for day in stale if _is_to_be_asked(kept.asked.get(str(day)), due[day], moment)]
     asked = {day: one for day, one in kept.asked.items() if day in pending}
     asked |= {str(day): Asked(newest, moment) for day in ask}
-    requests = [_request(window, found.mark, moment, None if trained else _AGGREGATES) for window in windows(ask)]
+    requests = [_request(window, found.mark, moment) for window in windows(ask)]
     skipped = f"no past day was changed up to version {found.mark.version}"
     if stale:
         skipped = f"{len(stale)} past days were asked for and are not derived yet"
@@ -128,12 +128,11 @@ def _is_to_be_asked(before: Asked | None, version: int, moment: int) -> bool:
     return before is None or version > before.version or moment - before.at >= _ASK_AGAIN_SECONDS
 
 
-def _request(window: Window, mark: Mark, moment: int, assets: Sequence[dg.AssetKey] | None) -> dg.RunRequest:
+def _request(window: Window, mark: Mark, moment: int) -> dg.RunRequest:
     return dg.RunRequest(
         # One archive version asks for a window once in that time, even if the cursor could not be kept.
         run_key=f"late-{mark.table}-{mark.version}-{window.first}-{window.last}-{moment // _ASK_AGAIN_SECONDS}",
         tags=window.tags(),
-        asset_selection=assets,
     )
 
 

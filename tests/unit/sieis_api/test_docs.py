@@ -29,6 +29,7 @@ def test_the_addresses_are_the_agreed_ones(document: dict[str, Any]) -> None:
         "/api/v1/analytics/aggregates": ["get"],
         "/api/v1/analytics/anomalies": ["get"],
         "/api/v1/session": ["get", "post", "delete"],
+        "/data-docs/{name}": ["get"],
         "/metrics": ["get"],
     }
 
@@ -59,7 +60,7 @@ def test_every_example_address_in_the_text_works(client: TestClient, document: d
         for _, operation in operations(document)
         for found in re.findall(r"`curl '?http://127\.0\.0\.1:8000([^'`]+)'?`", operation["description"])
     ]
-    assert len(examples) == 8
+    assert len(examples) == 9
     for address in examples:
         assert client.get(address).status_code in (200, 404), (
             address

@@ -123,7 +123,14 @@ def test_every_job_ends_some_time_and_writers_of_a_store_wait_for_each_other(def
             assert int(job.tags["dagster/max_runtime"]) > 0, job.name
     pools = {
         name: {op.pool for op in definitions.resolve_job_def(name).all_node_defs if op.pool}
-        for name in ("refresh", "refresh_and_train", "load_inbox", "rebuild_hot_store", "expire_hot_store")
+        for name in (
+            "refresh",
+            "refresh_and_train",
+            "load_inbox",
+            "rebuild_hot_store",
+            "expire_hot_store",
+            "build_data_docs",
+        )
     }
     assert pools == {
         "refresh": {"marts"},
@@ -131,6 +138,7 @@ def test_every_job_ends_some_time_and_writers_of_a_store_wait_for_each_other(def
         "load_inbox": {"archive"},
         "rebuild_hot_store": {"hot"},
         "expire_hot_store": {"hot"},
+        "build_data_docs": {"data_docs"},
     }
 
 

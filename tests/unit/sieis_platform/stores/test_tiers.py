@@ -121,6 +121,18 @@ def test_moved_days_are_read_as_if_they_had_never_moved(archive: Archive) -> Non
     assert archive.version() == version
 
 
+def test_the_motes_of_some_days_are_told_whichever_table_holds_them(archive: Archive) -> None:
+    append(archive, [(7, 0), (9, 4 * DAY_NS)])
+    every = list(range(1, MOTES + 1))
+    for _ in range(2):
+        files = archive.files()
+        assert archive.motes(files, day(0), day(4)) == [*every, 7, 9]
+        assert archive.motes(files, day(0), day(0)) == [*every, 7]
+        assert archive.motes(files, day(4), day(9)) == [*every, 9]
+        assert archive.motes(files, day(5), day(9)) == []
+        move(archive)  # the second time in the cold table
+
+
 def test_an_older_version_is_read_with_the_cold_table_that_went_with_it(archive: Archive) -> None:
     versions = [(archive.version(), held(archive))]
     move_day(archive, day(0))

@@ -45,8 +45,8 @@ def days(found: pl.DataFrame) -> pl.DataFrame:
     return tables.days(found, DAY, DAY, now_ns=2 * DAY_NS)
 
 
-def mote_days(found: pl.DataFrame) -> pl.DataFrame:
-    return tables.mote_days(found, DAY, DAY, now_ns=2 * DAY_NS)
+def mote_days(found: pl.DataFrame, *known: int) -> pl.DataFrame:
+    return tables.mote_days(found, DAY, DAY, now_ns=2 * DAY_NS, known=known)
 
 
 def deliveries(*, dead: int, of: int, app: str = "sensor_readings/inc/0") -> pl.DataFrame:
@@ -71,6 +71,7 @@ def by_check(name: str, table: pl.DataFrame) -> dict[str, Verdict]:
 
 SOUND: dict[str, Callable[[], pl.DataFrame]] = {
     "archive_columns": lambda: tables.columns(rows()),
+    "archive_positions": lambda: tables.positions(rows()),
     "archive_readings": lambda: tables.readings(rows()),
     "archive_days": lambda: days(rows()),
     "archive_mote_days": lambda: mote_days(rows()),
@@ -81,7 +82,7 @@ SOUND: dict[str, Callable[[], pl.DataFrame]] = {
 }
 SEVERITIES = {
     ("archive_columns", "schema"): "error",
-    ("archive_readings", "positions_unique"): "error",
+    ("archive_positions", "positions_unique"): "error",
     ("archive_readings", "ranges"): "warning",
     ("archive_readings", "nulls"): "warning",
     ("archive_days", "keys_repeated"): "warning",
@@ -144,11 +145,22 @@ BROKEN: list[tuple[str, Callable[[], pl.DataFrame], str, str, list[dict]]] = [
         [{"column": "timestamp", "null_keys": 3}],
     ),
     (
-        "archive_readings",
-        lambda: tables.readings(pl.concat([rows(10), rows(1, mote_id=2)])),
+        "archive_positions",
+        lambda: tables.positions(pl.concat([rows(10), rows(4, mote_id=2, first_offset=8), rows(1, mote_id=3)])),
         "positions_unique",
-        "rows share a position: 2 of 11 (18.18%)",
-        [{"mote_id": 1, "source_offset": 0}, {"mote_id": 2, "source_offset": 0}],
+        "days of a mote with rows that share a position: 3 of 3 (100.00%)",
+        [
+            {"date": "1970-01-01", "mote_id": 1, "source": "stream:a", "rows": 10, "repeated": 3, "source_offset": "0"},
+            {"date": "1970-01-01", "mote_id": 2, "source_partition": 0, "rows": 4, "repeated": 2, "source_offset": "8"},
+            {"date": "1970-01-01", "mote_id": 3, "rows": 1, "repeated": 1, "source_offset": "0"},
+        ],
+    ),
+    (
+        "archive_positions",
+        lambda: tables.positions(pl.concat([rows(10), rows(3, mote_id=2, first_offset=100), rows(1, first_offset=7)])),
+        "positions_unique",
+        "days of a mote with rows that share a position: 1 of 2 (50.00%)",
+        [{"mote_id": 1, "rows": 11, "repeated": 2, "source_offset": "7"}],
     ),
     *(
         (
@@ -324,6 +336,12 @@ def test_ninety_percent_of_the_expected_readings_are_complete(readings: int, pas
     assert by_check("archive_mote_days", mote_days(rows(readings)))["completeness"].passed is passed
 
 
+def test_motes_that_are_known_and_silent_are_missed() -> None:
+    verdict = by_check("archive_mote_days", mote_days(rows(), *range(1, 55)))["completeness"]
+    assert (verdict.passed, verdict.unexpected, verdict.rows) == (False, 53, 54)
+    assert not by_check("archive_mote_days", mote_days(rows(0), 7))["completeness"].passed
+
+
 def test_one_silent_mote_of_ten_is_tolerated() -> None:
     nine = [rows(mote_id=mote) for mote in range(1, 10)]
     few = [rows(5, mote_id=10)]
@@ -337,13 +355,17 @@ def test_a_record_in_a_thousand_may_be_without_meaning(dead: int, passed: bool) 
 
 
 def test_rows_without_position_share_none() -> None:
-    found = tables.readings(rows(10, source=pl.lit(None), source_offset=pl.lit(None)))
-    assert by_check("archive_readings", found)["positions_unique"].passed
+    by_hand = rows(10, source=pl.lit(None), source_offset=pl.lit(None))
+    found = tables.positions(pl.concat([rows(5), by_hand]))
+    assert found["rows"].to_list() == [5]
+    assert by_check("archive_positions", found)["positions_unique"].passed
 
 
 def test_the_same_offset_of_another_partition_or_source_is_another_position() -> None:
     other = [rows(5, source_partition=pl.lit(1)), rows(5, source=pl.lit("history:b"))]
-    assert by_check("archive_readings", tables.readings(pl.concat([rows(5), *other])))["positions_unique"].passed
+    found = tables.positions(pl.concat([rows(5), *other]))
+    assert found.height == 3
+    assert by_check("archive_positions", found)["positions_unique"].passed
 
 
 def test_only_the_first_unexpected_rows_are_shown() -> None:

@@ -1,0 +1,1 @@
+"""Data Docs: the site of the checks' results, as it was published."""
