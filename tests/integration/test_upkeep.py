@@ -135,20 +135,27 @@ def test_days_are_closed_once_and_again_when_rows_come_late(settings: Settings, 
     assert clean(settings)
 
 
-def test_a_day_from_before_the_first_partition_is_closed_too(settings: Settings) -> None:
+def test_a_day_from_before_the_first_partition_is_closed_once_the_loaded_code_knows_it(
+    settings: Settings, tmp_path: Path
+) -> None:
     append(settings, 40)
-    reach_back(settings, [day(40)])
-    with (
-        dg.DagsterInstance.ephemeral() as instance,
-        dg.build_schedule_context(
-            instance=instance,
+    loaded = build_definitions(settings)
+
+    def requested() -> list[Window | None]:
+        with dg.build_schedule_context(
+            instance=dg.DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}}),
             scheduled_execution_time=dt.datetime.combine(today(), dt.time(0, 40), dt.UTC),
             resources={"platform": PlatformResource.of(settings)},
-            repository_def=build_definitions(settings).get_repository_def(),
-        ) as context,
-    ):
-        requests = daily_closing.evaluate_tick(context).run_requests or []
-    assert [Window.of_tags(request.tags) for request in requests] == [Window(day(40), day(40)), Window(day(2), day(1))]
+            repository_def=loaded.get_repository_def(),
+        ) as context:
+            requests = daily_closing.evaluate_tick(context).run_requests or []
+        return [Window.of_tags(request.tags) for request in requests]
+
+    assert requested() == [Window(day(2), day(1))]
+    reach_back(settings, [day(40)])
+    assert requested() == [Window(day(2), day(1))]
+    loaded = build_definitions(settings)
+    assert requested() == [Window(day(40), day(40)), Window(day(2), day(1))]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,9 @@ def late_data(context: dg.SensorEvaluationContext, platform: PlatformResource) -
     touched = {day: version for day, version in touched.items() if ended is None or day > ended}
     reach_back(settings, [*touched, *held])
     first = first_partition(settings, context, _AGGREGATES[0])
+    if any(day < first for day in touched):
+        held = archive.rows_by_day(files)  # of days never derived only those that still have readings are of interest
+        touched = {day: version for day, version in touched.items() if day >= first or day in held}
     due = {day: version for day, version in touched.items() if first <= day < now}
     trained = platform.marts().exists(MODEL.to_user_string())
     assets = [*_AGGREGATES, ANOMALIES] if trained else _AGGREGATES
