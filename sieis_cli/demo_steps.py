@@ -50,7 +50,7 @@ PLACES_FILE: Final = "demo.env"
 # What a platform keeps in its data directory, less the readings themselves and what is only a copy of them.
 _STATE: Final = (
     *("archive", "marts", "dagster", "data_docs", "mlflow", "rejects", "logs"),
-    *("timeline.json", "loaded.json", "broker.json", "broker.past.json"),
+    *("timeline.json", "partitions.json", "loaded.json", "broker.json", "broker.past.json"),
     *(f"{store}.sqlite{suffix}" for store in ("hot", "state") for suffix in ("", "-wal", "-shm")),
     PLACES_FILE,
 )

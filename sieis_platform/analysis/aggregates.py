@@ -42,6 +42,20 @@ def aggregate(readings: pl.DataFrame, period: Period) -> pl.DataFrame:
     return pl.concat([per_mote.select(columns), building.select(columns)]).sort("period_start", "mote_id")
 
 
+def beside(kept: pl.DataFrame, derived: pl.DataFrame) -> pl.DataFrame:
+    """`derived`, and of `kept` the aggregates of motes whose readings are gone; ascending (period_start, mote_id).
+
+    A period with such a mote keeps the building's row of `kept`: averages, deviations and medians of the whole do not
+    follow from those of its parts. Where `kept` has no such mote, none was in the building, and `derived` tells it.
+    Both have the same columns, and no mote in common on one day.
+    """
+    building, gone = pl.col("mote_id") == BUILDING, kept.filter(pl.col("mote_id") != BUILDING)
+    partial = pl.col("period_start").is_in(gone["period_start"].unique().to_list())
+    return pl.concat([gone, kept.filter(building & partial), derived.filter(~(building & partial))]).sort(
+        "period_start", "mote_id"
+    )
+
+
 def with_date(aggregates: pl.DataFrame) -> pl.DataFrame:
     """`aggregates` with the column `date` (text YYYY-MM-DD, UTC) that the marts are partitioned by."""
     return aggregates.with_columns(pl.from_epoch("period_start", time_unit="ns").dt.strftime("%Y-%m-%d").alias("date"))

@@ -1,6 +1,7 @@
 """All definitions of the platform, put together for one installation.
 
-Belongs here: assembly from settings. Not here: any definition. Nothing is opened; only the timeline file is read.
+Belongs here: assembly from settings. Not here: any definition. Nothing is opened; only the files of timeline
+and first day are read.
 """
 
 import dagster as dg

@@ -1,6 +1,7 @@
 """The days that derived assets are partitioned by, and the window of days that one run is about.
 
-Belongs here: partitions and windows. Not here: what is computed for them. The timeline file is the only thing read.
+Belongs here: partitions and windows. Not here: what is computed for them. Two files are all that is read: the timeline
+and the first day.
 """
 
 import datetime as dt
@@ -15,25 +16,63 @@ from dagster._core.storage.tags import (  # the keys have no public name; they a
     PARTITION_NAME_TAG,
 )
 
+from sieis_platform.first_day import FirstDayFile
 from sieis_platform.settings import Settings
 from sieis_platform.timeline import DAY_NS, TimelineFile
 
-#: Without a timeline (nothing loaded yet) the partitions begin this many days back.
+#: Without a timeline (nothing loaded yet) the partitions begin this many days before the first look at an archive.
 _DEFAULT_HISTORY_DAYS: Final = 30
+#: Ten years. A mote whose clock says 1970 must not make 20,000 partitions, which the UI would draw and backfills offer.
+_LONGEST_HISTORY: Final = dt.timedelta(days=3_653)
 _EPOCH: Final = dt.date(1970, 1, 1)
 
 
 def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
-    """One partition a day (UTC), from the first day of history to today.
+    """One partition a day (UTC), from the first day of history, or an earlier one (`reach_back`), to today.
 
-    `end_offset=1`: Dagster's days end yesterday otherwise. Where no timeline is fixed yet, the last 30 days.
+    `end_offset=1`: Dagster's days end yesterday otherwise. Where nothing is fixed yet, the last 30 days.
     """
     timeline = TimelineFile.of(settings).read()
-    if timeline is None:
-        first = today() - dt.timedelta(days=_DEFAULT_HISTORY_DAYS)
-    else:
-        first = min([timeline.anchor, *timeline.history_days])
+    fixed = [] if timeline is None else [timeline.anchor, *timeline.history_days]
+    kept = FirstDayFile.of(settings).read()
+    if kept is not None:
+        fixed.append(kept)
+    first = min(fixed, default=today() - dt.timedelta(days=_DEFAULT_HISTORY_DAYS))
     return dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_offset=1)
+
+
+def is_fixed(settings: Settings) -> bool:
+    """Whether the first partition stays where it is; otherwise it is another day each day."""
+    return TimelineFile.of(settings).read() is not None or FirstDayFile.of(settings).read() is not None
+
+
+def reach_back(settings: Settings, days: Iterable[dt.date]) -> None:
+    """Let the partitions begin no later than the oldest of `days`, for good, and fix the first one if none is yet.
+
+    Days more than ten years back are passed over. Fixed first is a month before today, or the oldest day if that is
+    earlier: whatever code was loaded meanwhile has these partitions. Raises: FirstDayError, TimelineError.
+    """
+    begins = daily_partitions(settings).start.date()
+    first = min([begins, *(day for day in days if day >= today() - _LONGEST_HISTORY)])
+    if first < begins or not is_fixed(settings):
+        FirstDayFile.of(settings).lower(first)
+
+
+def first_partition(
+    settings: Settings, context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext, asset: dg.AssetKey
+) -> dt.date:
+    """The first day that a run of `asset`, one of `daily_partitions`, can be asked for.
+
+    The files are read anew: a load may have fixed the timeline since this code was loaded. But Dagster refuses a run
+    over a day that the loaded code does not know: that day waits until the code is loaded again.
+    """
+    first = daily_partitions(settings).start.date()
+    try:
+        repository = context.repository_def
+    except dg.DagsterInvariantViolationError:  # how a schedule's context says that it was evaluated without one
+        repository = None
+    loaded = repository.asset_graph.get(asset).partitions_def if repository is not None else None
+    return max(first, loaded.start.date()) if isinstance(loaded, dg.DailyPartitionsDefinition) else first
 
 
 def history_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:

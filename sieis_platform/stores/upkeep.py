@@ -16,6 +16,7 @@ from sieis_platform.stores.archive import Archive
 from sieis_platform.stores.archive_layout import PROPERTIES, WRITER, last_wins
 from sieis_platform.stores.delta import KEEP_LOG, Cleaned, clean, set_properties
 from sieis_platform.stores.files import TableFiles
+from sieis_platform.stores.let_go import LetGo, record
 from sieis_platform.stores.rewrite import Scope, batches, remove, replace_rows
 
 #: Why rows left the archive, as `sieis verify` and the ledger tell it.
@@ -78,9 +79,12 @@ def drop_superseded(archive: Archive, day: dt.date) -> int:
 def expire(archive: Archive, today: dt.date, days: int | None, motes: Mapping[int, int]) -> int:
     """Remove whole days that ended longer ago than the retention; how many rows, all accounted for.
 
-    `days` None keeps for ever; `motes` gives single motes a retention of their own, 0 for ever. The files stay until
-    the next vacuum. Twice is like once. Raises: ArchiveUnavailableError, ArchiveError.
+    `days` None keeps for ever; `motes` gives single motes a retention of their own, 0 for ever. The table itself says
+    from then on what it has let go (let_go.py). The files stay until the next vacuum. Twice is like once.
+    Raises: ArchiveUnavailableError, ArchiveError.
     """
+    lasts = {mote: last_expired(today, kept) if kept else None for mote, kept in sorted(motes.items())}
+    record(archive, LetGo(None if days is None else last_expired(today, days), lasts))
     removed = 0
     if days is not None:
         removed += remove(archive, Scope(last_expired(today, days), without_motes=sorted(motes)), reason=EXPIRED)

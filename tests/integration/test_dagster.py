@@ -498,6 +498,14 @@ def test_an_empty_archive_is_nothing_to_materialize(tmp_path: Path) -> None:
         materialize(settings, None, None)
 
 
+def test_days_from_before_the_first_partition_are_materialized(small: Settings) -> None:
+    old = today() - dt.timedelta(days=40)
+    _archive(small, _day_of_readings(old).head(100), source="stream:old")
+    assert materialize(small, old, old, train=False).first == old
+    daily = open_marts(small).scan("daily_aggregates").filter(date=str(old), mote_id=0).collect()
+    assert daily["record_count"].to_list() == [100]
+
+
 def test_days_without_a_partition_are_refused(small: Settings) -> None:
     with pytest.raises(NothingToMaterializeError, match="no partition"):
         materialize(small, dt.date(2004, 1, 1), dt.date(2004, 1, 2))

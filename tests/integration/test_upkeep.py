@@ -17,12 +17,13 @@ from sieis_platform.defs.archive.jobs import (
     daily_closing,
     move_cold,
     nightly_move,
+    nightly_retention,
     retention,
     vacuum,
 )
 from sieis_platform.defs.assembly import build_definitions
 from sieis_platform.defs.operations.jobs import observe_archive, refresh
-from sieis_platform.defs.partitions import Window, today
+from sieis_platform.defs.partitions import Window, reach_back, today
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.assets import MARTS
 from sieis_platform.reading import READING_SCHEMA
@@ -132,6 +133,50 @@ def test_days_are_closed_once_and_again_when_rows_come_late(settings: Settings, 
     assert found.height == 60 * MOTES
     assert archive.scan_all().select(pl.len()).collect().item() == (3 * 180 + 10) * MOTES
     assert clean(settings)
+
+
+def test_a_day_from_before_the_first_partition_is_closed_once_the_loaded_code_knows_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    append(settings, 40)
+    loaded = build_definitions(settings)
+
+    def requested() -> list[Window | None]:
+        with dg.build_schedule_context(
+            instance=dg.DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}}),
+            scheduled_execution_time=dt.datetime.combine(today(), dt.time(0, 40), dt.UTC),
+            resources={"platform": PlatformResource.of(settings)},
+            repository_def=loaded.get_repository_def(),
+        ) as context:
+            requests = daily_closing.evaluate_tick(context).run_requests or []
+        return [Window.of_tags(request.tags) for request in requests]
+
+    assert requested() == [Window(day(2), day(1))]
+    reach_back(settings, [day(40)])
+    assert requested() == [Window(day(2), day(1))]
+    loaded = build_definitions(settings)
+    assert requested() == [Window(day(40), day(40)), Window(day(2), day(1))]
+
+
+@pytest.mark.parametrize(
+    ("kept", "runs"),
+    [
+        ({}, False),
+        ({"archive_retention_days": 30}, True),
+        ({"archive_retention_motes": {7: 3}}, True),
+    ],
+)
+def test_old_days_are_let_go_every_night_where_a_retention_is_set(
+    settings: Settings, kept: dict, *, runs: bool
+) -> None:
+    these = settings.changed(**kept)
+    night = dt.datetime.combine(today(), dt.time(2, 20), dt.UTC)
+    with dg.build_schedule_context(
+        scheduled_execution_time=night, resources={"platform": PlatformResource.of(these)}
+    ) as context:
+        tick = nightly_retention.evaluate_tick(context)
+    assert [request.run_key for request in tick.run_requests or []] == ([night.isoformat()] if runs else [])
+    assert ("for ever" in (tick.skip_message or "")) is not runs
 
 
 def test_retention_and_vacuum_leave_what_verify_can_prove(settings: Settings) -> None:

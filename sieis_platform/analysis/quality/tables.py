@@ -4,7 +4,7 @@ Belongs here: counting, in columns. Not here: what is expected of the counts (su
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import polars as pl
@@ -207,10 +207,11 @@ def age(newest_ns: int | None, reference_ns: int) -> pl.DataFrame:
     )
 
 
-def counted(aggregates: pl.DataFrame, archived: Mapping[str, int]) -> pl.DataFrame:
+def counted(aggregates: pl.DataFrame, archived: Mapping[str, int], partial: Collection[str] = ()) -> pl.DataFrame:
     """One row a day: date, archived readings, counted for the building, summed over motes.
 
     `aggregates`: date, mote_id, record_count. `archived`: readings by date. A day that one of them lacks counts as 0.
+    `partial`: days whose building counts readings that the archive no longer has; it is null there.
     """
     building = pl.col("mote_id") == BUILDING
     found = aggregates.group_by("date").agg(
@@ -224,6 +225,7 @@ def counted(aggregates: pl.DataFrame, archived: Mapping[str, int]) -> pl.DataFra
     return (
         given.join(found, on="date", how="full", coalesce=True)
         .select("date", pl.col("archived", "building", "motes").fill_null(0).cast(pl.Int64))
+        .with_columns(pl.when(~pl.col("date").is_in(list(partial))).then("building").alias("building"))
         .sort("date")
     )
 

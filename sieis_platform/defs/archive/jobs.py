@@ -17,7 +17,7 @@ from sieis_platform.defs.archive.upkeep import (
     STORAGE_REPORT,
     VACUUM,
 )
-from sieis_platform.defs.partitions import daily_partitions, windows
+from sieis_platform.defs.partitions import first_partition, windows
 from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
 from sieis_platform.defs.schedules import once_archived
 from sieis_platform.stores.archive import rows_by_day
@@ -85,13 +85,13 @@ def daily_closing(
         return dg.SkipReason(NO_ARCHIVE)
     moment = context.scheduled_execution_time
     settings = platform.settings()
-    partitions = set(daily_partitions(settings).get_partition_keys())
+    first = first_partition(settings, context, CLOSED_DAYS)
     closed = context.instance.get_materialized_partitions(CLOSED_DAYS)
     files = archive.files()
     never = {day for day in rows_by_day(files) if day.isoformat() not in closed}
     open_again = unfinished_days(files, settings.archive_small_file_bytes)
     yesterday = moment.date() - dt.timedelta(days=1)
-    days = {day for day in {yesterday, *never, *open_again} if day <= yesterday and day.isoformat() in partitions}
+    days = {day for day in {yesterday, *never, *open_again} if first <= day <= yesterday}
     return [
         dg.RunRequest(run_key=f"{window.first}-{window.last}-{moment.isoformat()}", tags=window.tags())
         for window in windows(days)

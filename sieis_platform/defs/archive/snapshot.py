@@ -12,6 +12,7 @@ from sieis_platform.defs.partitions import Window, today
 from sieis_platform.reading import ARCHIVE_PARTITIONS, KEY, READING_SCHEMA
 from sieis_platform.stores.archive import Archive, last_wins
 from sieis_platform.stores.files import TableFiles
+from sieis_platform.stores.let_go import LetGo
 from sieis_platform.stores.rewrite import POSITION
 from sieis_platform.timeline import DAY_NS
 
@@ -26,6 +27,7 @@ class Snapshot:
         self._archive, self._files = archive, files
         self.version = files.version
         self.table_id = files.table_id
+        self.let_go = LetGo.of(files.properties)
 
     @classmethod
     def of(cls, archive: Archive, version: int | None = None) -> Self:
@@ -58,10 +60,15 @@ class Snapshot:
         with self._archive.reading():
             return last_wins(self.rows(window)).select(READING_SCHEMA.names()).collect()
 
-    def readings_by_day(self, window: Window) -> dict[str, int]:
-        """Readings (distinct keys) of each day of the window that has any, by its date as text."""
+    def derivable(self, window: Window) -> pl.DataFrame:
+        """Those `readings` that are of no mote whose readings of that day were let go: what is left is not the day."""
+        readings = self.readings(window)
+        return readings.filter(~self.let_go.rows(DATE)) if self.let_go.reaches(window.first) else readings
+
+    def readings_by_day(self, window: Window, gone: LetGo) -> dict[str, int]:
+        """Readings (distinct keys) of each day of the window that has any but those of `gone`, by its date as text."""
         with self._archive.reading():
-            counts = self.rows(window).select(KEY).unique().group_by(DATE).len().collect()
+            counts = self.rows(window).select(KEY).filter(~gone.rows(DATE)).unique().group_by(DATE).len().collect()
         return {date: int(count) for date, count in counts.iter_rows()}
 
     def newest(self) -> int | None:

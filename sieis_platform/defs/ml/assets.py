@@ -13,6 +13,7 @@ import polars as pl
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.snapshot import Snapshot
 from sieis_platform.defs.failures import dagster_failures
+from sieis_platform.defs.let_go import require_derivable, taken_over
 from sieis_platform.defs.metadata import (
     OWNERS,
     PARTITION_ROWS,
@@ -173,12 +174,13 @@ def anomalies_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
                 context.log.warning("no model has been trained yet: nothing is scored")
                 return
             archive = Snapshot.of(platform.archive())
+            require_derivable(archive.let_go, window)
             require_sound(archive, window)
             model, registered = platform.registry().champion()
             scored = 0
             frames = [ANOMALY_SCHEMA.to_frame()]
             for batch in window.batches(_BATCH_DAYS):
-                readings = archive.readings(batch)
+                readings = archive.derivable(batch)
                 scored += readings.height
                 flagged = model.anomalies(readings).with_columns(
                     pl.from_epoch("timestamp", time_unit="ns").dt.strftime("%Y-%m-%d").alias("date"),
@@ -186,8 +188,11 @@ def anomalies_asset(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
                     pl.lit(registered.version).alias("model_version"),
                 )
                 frames.append(flagged.select(ANOMALY_SCHEMA.names()))
-            found = pl.concat(frames)
             marts = platform.marts()
+            kept = taken_over(marts, ANOMALIES.to_user_string(), archive.let_go, window)
+            if kept is not None:
+                frames.append(kept.select(ANOMALY_SCHEMA.names()))
+            found = pl.concat(frames).sort("timestamp", "mote_id")
             version = marts.replace_days(ANOMALIES.to_user_string(), found, window.first, window.last)
             table_rows = marts.info(ANOMALIES.to_user_string()).rows
         rows = rows_by_day(found)

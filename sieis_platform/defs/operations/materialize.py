@@ -16,7 +16,7 @@ from sieis_platform.defs.assembly import build_definitions
 from sieis_platform.defs.failures import step_failure
 from sieis_platform.defs.operations.home import overrides, prepare_home
 from sieis_platform.defs.operations.jobs import observe_archive, refresh, refresh_and_train
-from sieis_platform.defs.partitions import Window, daily_partitions, today
+from sieis_platform.defs.partitions import Window, daily_partitions, reach_back, today
 from sieis_platform.defs.quality.assets import build_data_docs
 from sieis_platform.errors import FatalError
 from sieis_platform.settings import Settings
@@ -86,6 +86,7 @@ def materialize(
 
 def _window(settings: Settings, first: dt.date | None, last: dt.date | None) -> Window:
     days = list(Snapshot.of(open_archive(settings)).rows_by_day())
+    reach_back(settings, days)
     if not days:
         raise NothingToMaterializeError("the archive has no readings; run `sieis load FILE` or `sieis consume` first")
     begin = daily_partitions(settings).start.date()

@@ -10,11 +10,12 @@ import dagster as dg
 import polars as pl
 
 from sieis_platform import crash
-from sieis_platform.analysis.aggregates import BUILDING, aggregate, with_date
+from sieis_platform.analysis.aggregates import BUILDING, aggregate, beside, with_date
 from sieis_platform.defs import plot
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.snapshot import DATE, Snapshot
 from sieis_platform.defs.failures import dagster_failures
+from sieis_platform.defs.let_go import require_derivable, taken_over
 from sieis_platform.defs.metadata import OWNERS, PARTITION_ROWS, columns, labels, lineage, rows_by_day, written
 from sieis_platform.defs.partitions import Window
 from sieis_platform.defs.quality.guard import require_sound
@@ -25,8 +26,10 @@ from sieis_platform.stores.marts import Marts
 
 MARTS: Final = AGGREGATE_MARTS
 
-#: Metadata of a partition: readings that the archive held of that day when it was aggregated.
+#: Metadata of a partition: readings that the archive held of that day when it was aggregated, less those let go.
 READINGS: Final = "readings"
+#: Metadata: what the archive had let go of when the days were aggregated (LetGo); absent where that is none of them.
+LET_GO: Final = "archive_let_go"
 
 #: Days read at once. 42 motes at 30 s are 121,000 readings a day; a week of them takes about 150 MB while aggregating.
 _BATCH_DAYS: Final = 7
@@ -70,15 +73,20 @@ class RolledUp(NamedTuple):
 def roll_up(archive: Snapshot, marts: Marts, period: Period, window: Window) -> RolledUp:
     """Aggregate the readings of a window, and put the result in place of that window in the mart.
 
-    Raises: RetriableError and FatalError of the two stores.
+    What stands there of readings that the retention has let go stays. Raises: LetGoError (nothing else is in the
+    window), RetriableError and FatalError of the two stores.
     """
+    require_derivable(archive.let_go, window)
     counts: dict[str, int] = dict.fromkeys(window.keys, 0)
     frames = []
     for batch in window.batches(_BATCH_DAYS):
-        readings = archive.readings(batch)
+        readings = archive.derivable(batch)
         counts |= dict(readings.group_by(DATE).len().iter_rows())
         frames.append(aggregate(readings, period))
     aggregates = with_date(pl.concat(frames))
+    kept = taken_over(marts, MARTS[period], archive.let_go, window)
+    if kept is not None:
+        aggregates = beside(kept.select(aggregates.columns), aggregates)
     crash.point("rollup.before_mart")
     version = marts.replace_days(MARTS[period], aggregates, window.first, window.last)
     crash.point("rollup.after_mart")
@@ -126,8 +134,10 @@ def rollup_asset(period: Period, days: dg.DailyPartitionsDefinition) -> dg.Asset
             # The check counts again at this version of the archive; once that is gone, this is what it compares with.
             context.add_asset_metadata({READINGS: count, PARTITION_ROWS: rows.get(day, 0)}, partition_key=day)
         context.log.info("%d rows for %s to %s", aggregates.height, window.first, window.last)
+        let_go = {LET_GO: archive.let_go.text()} if archive.let_go.reaches(window.first) else {}
         return dg.MaterializeResult(
             metadata={
+                **let_go,
                 **written(
                     table_rows,
                     aggregates,

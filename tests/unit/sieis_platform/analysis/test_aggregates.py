@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sieis_platform.analysis.aggregates import BUILDING, PERIOD_NS, aggregate, with_date
+from sieis_platform.analysis.aggregates import BUILDING, PERIOD_NS, aggregate, beside, with_date
 from sieis_platform.reading import FIELDS, QUANTITIES, READING_SCHEMA
 from sieis_platform.stores.hot import AGGREGATE_SCHEMA, SHORT_NAMES, Period
 
@@ -139,3 +139,14 @@ def test_every_reading_is_counted_once_for_its_mote_and_once_for_the_building(re
     daily = aggregate(readings, "daily")
     for rows in (daily.filter(pl.col("mote_id") == BUILDING), daily.filter(pl.col("mote_id") != BUILDING)):
         assert rows["record_count"].sum() == readings.height
+
+
+def test_what_is_left_of_a_period_does_not_replace_the_building_that_was_whole() -> None:
+    hour = PERIOD_NS["hourly"]
+    whole = aggregate(_frame([(mote, 0, 20.0, 1.0, 1.0, 2.7) for mote in (1, 2)]), "hourly")
+    left = aggregate(_frame([(1, at, 30.0, 1.0, 1.0, 2.7) for at in (0, 1, hour)]), "hourly")
+    kept = whole.filter(pl.col("mote_id") != 1)  # of mote 2 the readings are gone
+    found = beside(kept, left)
+    counts = found.select("period_start", "mote_id", "record_count", "temp_avg").rows()
+    assert counts == [(0, 0, 2, 20.0), (0, 1, 2, 30.0), (0, 2, 1, 20.0), (hour, 0, 1, 30.0), (hour, 1, 1, 30.0)]
+    assert_frame_equal(beside(kept.filter(mote_id=0), left), left)  # no mote is gone, so nothing is missing in it

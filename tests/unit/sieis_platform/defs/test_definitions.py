@@ -14,9 +14,18 @@ import pytest
 import yaml
 
 from sieis_platform.defs.assembly import build_definitions
-from sieis_platform.defs.partitions import Window, daily_partitions, history_partitions, today, windows
+from sieis_platform.defs.partitions import (
+    Window,
+    daily_partitions,
+    history_partitions,
+    is_fixed,
+    reach_back,
+    today,
+    windows,
+)
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.rollups.late import Asked, Cursor
+from sieis_platform.first_day import FirstDayError, FirstDayFile
 from sieis_platform.settings import Settings
 from sieis_platform.timeline import TimelineFile
 
@@ -195,6 +204,37 @@ def test_partitions_reach_from_the_first_day_of_history_to_today(settings: Setti
     keys = daily_partitions(settings).get_partition_keys()
     assert keys[0] == (today() - dt.timedelta(days=35)).isoformat()
     assert keys[-1] == today().isoformat()
+
+
+def test_the_first_partition_is_fixed_with_the_first_look_and_only_ever_earlier(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first() -> dt.date:
+        return daily_partitions(settings).start.date()
+
+    now = today()
+    assert not is_fixed(settings)
+    reach_back(settings, [now])
+    assert is_fixed(settings)
+    monkeypatch.setattr("sieis_platform.defs.partitions.today", lambda: now + dt.timedelta(days=100))
+    assert first() == now - dt.timedelta(days=30)
+    reach_back(settings, [now + dt.timedelta(days=90), dt.date(1970, 1, 1)])  # no clock of a mote is that right
+    assert first() == now - dt.timedelta(days=30)
+    reach_back(settings, [now - dt.timedelta(days=31), dt.date(1970, 1, 1)])
+    assert first() == now - dt.timedelta(days=31)
+    assert [path.name for path in settings.data_dir.iterdir()] == ["partitions.json"]
+    TimelineFile.of(settings).fix(settings, dt.date(2004, 2, 28), 35)  # which begins later than that reading did
+    assert first() == now - dt.timedelta(days=35)
+    FirstDayFile.of(settings).lower(now - dt.timedelta(days=50))
+    assert first() == now - dt.timedelta(days=50)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"first_day": "yesterday"}', "\x00"])
+def test_a_first_day_that_is_none_says_what_to_do(settings: Settings, text: str) -> None:
+    settings.data_dir.mkdir(exist_ok=True)
+    (settings.data_dir / "partitions.json").write_text(text)
+    with pytest.raises(FirstDayError, match="or delete it"):
+        daily_partitions(settings)
 
 
 def test_history_has_a_partition_for_each_day_before_the_anchor(settings: Settings) -> None:

@@ -118,9 +118,10 @@ def test_what_the_retention_lets_go_of_touches_nothing_but_what_else_is_removed_
     assert expire(archive, DAYS[2], 1, {}) == 6  # the first day; later ones stay
     assert expire(archive, DAYS[2], None, {1: 0, 2: 0}) == 0
     found = touched_days(archive, mark)
-    assert (found.mark.version, found.days) == (mark.version + 1, {})
+    let_go = mark.version + 3  # what is let go is said first, in a commit of its own; the second call lets nothing go
+    assert (found.mark.version, found.days) == (let_go, {})
     assert remove(archive, Scope.day(DAYS[1], [1]), reason="a mistake") == 3
-    assert touched_days(archive, mark).days == {DAYS[1]: mark.version + 2}
+    assert touched_days(archive, mark).days == {DAYS[1]: let_go + 1}
 
 
 @pytest.mark.parametrize("line", ["{", '{"add": 7}', "[]", '{"add": {"path": null}}'])

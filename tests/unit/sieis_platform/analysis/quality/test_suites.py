@@ -65,6 +65,16 @@ def counted(building: int, motes: int, archived: int) -> pl.DataFrame:
     return tables.counted(aggregates, {"2026-05-01": archived})
 
 
+def test_the_building_is_not_judged_on_days_that_are_no_longer_whole_but_its_motes_are() -> None:
+    aggregates = pl.DataFrame({"date": ["a", "a", "b", "b"], "mote_id": [0, 1] * 2, "record_count": [9, 3, 4, 4]})
+    (sound,) = evaluate("aggregates_days", tables.counted(aggregates, {"a": 3, "b": 4}, ["a"]))
+    assert (sound.passed, sound.rows) == (True, 2)
+    (whole,) = evaluate("aggregates_days", tables.counted(aggregates, {"a": 3, "b": 4}))
+    assert not whole.passed
+    (broken,) = evaluate("aggregates_days", tables.counted(aggregates, {"a": 2, "b": 4}, ["a"]))
+    assert not broken.passed
+
+
 def by_check(name: str, table: pl.DataFrame) -> dict[str, Verdict]:
     return {verdict.check: verdict for verdict in evaluate(name, table)}
 
