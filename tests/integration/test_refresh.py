@@ -10,7 +10,7 @@ import pytest
 
 from sieis_platform.corrections import Asked, Corrections
 from sieis_platform.defs.assembly import build_definitions
-from sieis_platform.defs.ml.assets import ANOMALIES, MODEL
+from sieis_platform.defs.ml.assets import ANOMALIES
 from sieis_platform.defs.operations.jobs import hourly_refresh, refresh_and_train
 from sieis_platform.defs.partitions import Window, today
 from sieis_platform.defs.resources import PlatformResource
@@ -124,13 +124,3 @@ def test_today_is_refreshed_by_the_hour_and_after_midnight_yesterday_too(
     assert {request.run_key for request in requests}.isdisjoint(
         request.run_key for request in hourly(settings, moment + dt.timedelta(hours=1))
     )
-
-
-def test_without_a_model_nothing_is_scored_and_with_one_everything_is(settings: Settings) -> None:
-    append(settings, 0, range(1))
-    moment = dt.datetime.combine(today(), dt.time(9, 5), dt.UTC)
-    (untrained,) = hourly(settings, moment)
-    assert set(untrained.asset_selection or []) == AGGREGATES
-    open_marts(settings).replace(MODEL.to_user_string(), pl.DataFrame({"name": ["a model"]}))
-    (whole,) = hourly(settings, moment)
-    assert whole.asset_selection is None
