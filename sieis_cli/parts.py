@@ -198,6 +198,7 @@ def _daemon(settings: Settings, wanted: Sequence[Name]) -> Described:
             # Only the web server tells of the daemon's heartbeats; without it, running must do.
             ready=_daemons_healthy(graphql) if Name.DAGSTER in wanted else _at_once,
             environment=_dagster_environment(settings),
+            start_stage=2,  # two processes that make the same SQLite files at once fail now and then
         ),
         does="runs schedules and automation",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import structlog
 
 from sieis_platform.reading import READING_SCHEMA
 
@@ -23,6 +24,17 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"SIEIS_TEST_REQUIRE=1, and {item.nodeid} was skipped: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loggers_are_not_frozen() -> Iterator[None]:
+    """A command run in this process configures the logs for good: loggers used then would never be captured again."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            structlog, "configure", lambda **given: configure(**{**given, "cache_logger_on_first_use": False})
+        )
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -66,11 +66,11 @@ def test_runs_pools_and_backfills_are_limited(instance: dg.DagsterInstance) -> N
     assert (pools.pool_granularity.value, pools.default_pool_limit) == ("run", 1)
 
 
-def test_every_pool_is_one_of_a_store(tmp_path: Path) -> None:
+def test_every_pool_is_one_of_a_store_or_of_the_site(tmp_path: Path) -> None:
     """A limit of one holds for each name by itself: a misspelt one would limit nothing."""
     definitions = build_definitions(Settings(data_dir=tmp_path))
     pools = {op.pool for job in definitions.resolve_all_job_defs() for op in job.all_node_defs if op.pool}
-    assert pools == {"archive", "marts", "hot"}
+    assert pools == {"archive", "marts", "hot", "data_docs"}
 
 
 def test_ticks_of_sensors_and_schedules_do_not_stay_for_ever(instance: dg.DagsterInstance) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import structlog
 from confluent_kafka import Message
 
 from sieis_platform.analysis.ledger import audit_archive
@@ -418,7 +419,7 @@ def test_a_topic_made_again_is_not_written_under_the_old_name(bench: Bench) -> N
 
 @pytest.mark.parametrize("gone", ["missing", "another"])
 def test_what_was_certainly_read_of_a_topic_that_is_gone_is_stored_under_its_name_and_the_rest_told_lost(
-    bench: Bench, gone: str, capsys: pytest.CaptureFixture[str]
+    bench: Bench, gone: str
 ) -> None:
     bench.sink.assign({0: OffsetRange(0, 0), 1: OffsetRange(0, 0)})
     bench.sink.add(bench.poll(*values(2), b"x"))
@@ -434,12 +435,11 @@ def test_what_was_certainly_read_of_a_topic_that_is_gone_is_stored_under_its_nam
     assert bench.archive.position(f"{bench.app}/1") is None
     assert bench.metric("sieis_dead_letters_total", reason="not_json") == 1
     assert bench.metric("sieis_records_lost_total") == 0
-    bench.sink.revoke([0, 1])
+    with structlog.testing.capture_logs() as logs:
+        bench.sink.revoke([0, 1])
     assert bench.metric("sieis_records_lost_total") == 4
-    told = [line for line in capsys.readouterr().out.splitlines() if "they are lost" in line]
-    assert len(told) == 2
-    assert "first=3" in told[0]
-    assert "last=5" in told[0]
+    told = [line for line in logs if "they are lost" in line["event"]]
+    assert [(line["log_level"], line["first"], line["last"]) for line in told] == [("error", 3, 5), ("error", 0, 0)]
     bench.link.now = "another"
     bench.sink.assign({0: OffsetRange(0, 2)})
     bench.sink.revoke([0])
