@@ -66,7 +66,7 @@ test: $(READY) ## the tests that need no server (ARGS='-k name' for some)
 # Installed first: a build of minutes is no part of a test's time.
 test-services: $(READY) ## the tests on real servers (installed first where they are missing), and the slow ones
 	$(BIN)/python -m tools.services install
-	$(BIN)/pytest -q -n $(SERVICE_WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'services or slow' $(ARGS)
+	$(BIN)/pytest -q -n $(SERVICE_WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=15 -m 'services or slow' $(ARGS)
 
 # 30 random kills each, outages of two minutes and storms to match: an hour or two.
 drills: $(READY) ## the drills at full length (ROUNDS=30; ARGS='-k name' for some)
