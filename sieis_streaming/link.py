@@ -91,7 +91,7 @@ class BrokerLink:
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
             "queued.min.messages": 1,
-            "fetch.message.max.bytes": 1_024,
+            "fetch.wait.max.ms": 10,
         }
         topic, found = self._settings.kafka_topic, set()
         silent = set(places)
@@ -113,6 +113,7 @@ class BrokerLink:
                 if error is not None and _TRUNCATED in error.str():
                     found.add(partition)
                 silent.discard(partition)
+                looking.pause([TopicPartition(topic, partition)])  # else it is fetched on, before those still silent
         finally:
             looking.close()
         return found

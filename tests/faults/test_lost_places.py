@@ -78,7 +78,8 @@ def test_a_hot_outage_beyond_the_retention_is_in_metric_and_log(
         parts = [
             TopicPartition(full.settings.kafka_topic, partition, end - KEPT) for partition, end in sender.ends().items()
         ]
-        for future in _admin(full).delete_records(parts).values():
+        admin = _admin(full)  # kept: its answers go with it
+        for future in admin.delete_records(parts).values():
             future.result(20)
         if consumer_is == "stopped":
             consumer = full.start("consume", **small)
