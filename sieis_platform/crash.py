@@ -19,7 +19,7 @@ POINTS: Final = (
     "hot.before_write",
     "hot.after_write",
     "hot.after_kafka_commit",
-    "hot.before_stale_aggregates",
+    "aggregates.before_stale",
     "load.before_hot",
     "load.after_hot",
     "load.before_commit",

@@ -150,7 +150,7 @@ class SqliteHotStore:
         key = ["mote_id", "period_start"]
         stale = self.aggregates(period, start_ns, end_ns).join(aggregates.cast(AGGREGATE_SCHEMA), on=key, how="anti")
         for (mote,), rows in stale.group_by("mote_id", maintain_order=True):
-            crash.point("hot.before_stale_aggregates")
+            crash.point("aggregates.before_stale")
             for piece in rows.iter_slices(self._deletes.rows):
                 with self._writing() as connection:
                     connection.executemany(

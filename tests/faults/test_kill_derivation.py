@@ -173,7 +173,7 @@ def test_a_run_killed_between_the_writes_to_the_hot_store_is_made_whole_by_anoth
 ) -> None:
     """The new aggregates are written, and those of the mote that has lost its readings are still there."""
     before, after = undisturbed
-    assert run(behind, assets, "hot.before_stale_aggregates") == -signal.SIGKILL, behind.log.read_text()[-4_000:]
+    assert run(behind, assets, "aggregates.before_stale") == -signal.SIGKILL, behind.log.read_text()[-4_000:]
     period = "daily" if assets == BOTH else "hourly"
     losing = (period, str(TOUCHED[1]))
     lost = before[losing].filter(mote_id=4)

@@ -128,7 +128,7 @@ class InfluxHotStore:
         check_window(aggregates, start_ns, end_ns)
         self.write_aggregates(period, aggregates)
         for mote, first, last in _stale(self.aggregates(period, start_ns, end_ns), aggregates).iter_rows():
-            crash.point("hot.before_stale_aggregates")
+            crash.point("aggregates.before_stale")
             self._delete(self._buckets[period], AGGREGATES[period], first, last + 1, mote)
 
     def delete_readings(self, start_ns: int, end_ns: int, mote_ids: Sequence[int] | None = None) -> int:
