@@ -29,6 +29,7 @@ from sieis_streaming.sinks.base import (
     IncarnationChangedError,
     LogTruncatedError,
     OffsetRange,
+    PositionBeyondEndError,
     PositionMovedError,
     Sink,
 )
@@ -360,18 +361,16 @@ class SinkConsumer:
         incarnation = self._link.incarnation()  # first: were it made again now, the check would notice
         if incarnation != self._incarnation:
             self._incarnation, self._flushed = incarnation, {}
-        committed = self._committed(pending)
-        ends = {partition: self._ends_of(partition) for partition in pending}
-        cut = self._cut(committed | {part: place for part, place in self._flushed.items() if part in ends}, ends)
-        ranges = {
-            partition: OffsetRange(
-                *ends[partition], committed[partition].offset if partition in committed else None, partition in cut
-            )
-            for partition in pending
-        }
-        answer = self._writer.submit(self._sink.assign, ranges)
-        self._hold(lambda seconds: wait([answer], seconds).done)
-        starts = answer.result()
+        starts = None
+        while starts is None:
+            answer = self._writer.submit(self._sink.assign, self._ranges(pending))
+            self._hold(lambda seconds, answer=answer: wait([answer], seconds).done)
+            try:
+                starts = answer.result()
+            except PositionBeyondEndError as error:
+                # A process that was frozen between the two looks compares its old end with what others stored since.
+                if self._ends_of(error.partition)[1] < error.position:
+                    raise
         parts = [TopicPartition(topic, partition, start) for partition, start in starts.items()]
         self._consumer.assign(parts)
         # librdkafka keeps a partition paused beyond its assignment: whoever lost it while a store was down and got it
@@ -382,6 +381,21 @@ class SinkConsumer:
         self._look_again_at = time.monotonic() + _INCARNATION_EVERY_SECONDS
         self._metrics.assigned.labels(self._sink.name).set(len(pending))
         log.info("partitions assigned", sink=self._sink.name, partitions=pending, offsets=starts)
+
+    def _ranges(self, partitions: Sequence[int]) -> dict[int, OffsetRange]:
+        """What the broker has of each, and where the group stands.
+
+        Raises: BrokerUnavailableError, BrokerRefusesError.
+        """
+        committed = self._committed(partitions)
+        ends = {partition: self._ends_of(partition) for partition in partitions}
+        cut = self._cut(committed | {part: place for part, place in self._flushed.items() if part in ends}, ends)
+        return {
+            partition: OffsetRange(
+                *ends[partition], committed[partition].offset if partition in committed else None, partition in cut
+            )
+            for partition in partitions
+        }
 
     def _cut(self, places: dict[int, _Place], ends: dict[int, tuple[int, int]]) -> set[int]:
         """The partitions in which records before these places were lost, and their positions given to others.

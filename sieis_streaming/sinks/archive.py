@@ -106,7 +106,9 @@ class ArchiveSink:
                 raise PositionBeyondEndError(
                     f"{self._app(partition)} is archived up to {position}, but the topic ends at {high}: the broker "
                     "lost archived records. Delete and create the topic again (a new incarnation), then restart; see "
-                    "'The broker lost archived records' in docs/runbook.md"
+                    "'The broker lost archived records' in docs/runbook.md",
+                    partition,
+                    position or 0,
                 )
             starts[partition] = max(position or 0, low)
             self._buffers[partition] = _PartitionBuffer(position, starts[partition])

@@ -38,7 +38,14 @@ class PositionMovedError(RetriableError):
 
 
 class PositionBeyondEndError(FatalError):
-    """The store is ahead of the topic: the broker has lost records that were already stored."""
+    """The store is ahead of the topic: the broker has lost records that were already stored.
+
+    Unless the ends of the topic were asked for long before the position of the store: the caller looks again.
+    """
+
+    def __init__(self, message: str, partition: int, position: int) -> None:
+        super().__init__(message)
+        self.partition, self.position = partition, position
 
 
 class LogTruncatedError(FatalError):

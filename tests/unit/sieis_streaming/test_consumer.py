@@ -613,3 +613,28 @@ def test_sigterm_under_load_flushes_everything_and_ends_well_in_time(topic: Topi
         (account, *_others) = process.verify()["accounts"]
         assert account["stored"] == account["end"] >= 500
         assert committed(topic, "archive")[0] == account["end"]
+
+
+@pytest.mark.parametrize(("position", "ends"), [(5, False), (6, True)])
+def test_a_store_ahead_of_the_topic_is_looked_at_again_before_it_stops_everything(
+    topic: Topic, position: int, ends: bool
+) -> None:
+    """A process frozen between its two looks compares an old end of the topic with what another stored since."""
+
+    class Frozen(RecordingSink):
+        def assign(self, ranges: dict[int, OffsetRange]) -> dict[int, int]:
+            starts = super().assign(ranges)
+            if len(self.assigned) == 1:
+                raise base.PositionBeyondEndError("the broker lost archived records", 0, position)
+            return starts
+
+    sink, metrics = Frozen(), ConsumerMetrics()
+    topic.send(*readings(0, 5))
+    with running(consumer(sink, topic.settings, metrics)) as now:
+        if ends:
+            eventually(lambda: now.error is not None, "the end", 20)
+            assert isinstance(now.error, base.PositionBeyondEndError)
+            now.error = None
+        else:
+            eventually(lambda: len(sink.stored) == 5, "all stored", 20)
+    assert len(sink.assigned) == (1 if ends else 2)
