@@ -121,6 +121,7 @@ def test_every_crash_point_and_random_kills_lose_and_repeat_nothing(tmp_path: Pa
         _assert_hot_equals(running, expected)
 
 
+@pytest.mark.slow
 def test_duplicates_conflicts_and_poison_are_each_accounted_for(tmp_path: Path, broker: dict[str, str]) -> None:
     moments = seeded()
     with platform(tmp_path / "var", **broker) as running:

@@ -366,6 +366,7 @@ def test_without_an_archive_or_where_its_log_is_cleaned_up_the_sensors_say_so(
     assert "no longer tells of versions up to 3" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_dead_letter_is_missed_or_told_twice_when_the_consumer_starts_anew(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:

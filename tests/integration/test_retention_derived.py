@@ -26,7 +26,7 @@ from sieis_platform.stores.upkeep import expire
 from sieis_platform.timeline import DAY_NS
 from tests.installation import Installation
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 APP = "sensor_readings/one/0"
 OLD, RECENT = 5, 1

@@ -182,6 +182,7 @@ with EmbeddedBroker(Settings(data_dir=pathlib.Path(sys.argv[1]), _env_file=None)
 """
 
 
+@pytest.mark.slow
 def test_a_broker_that_stays_away_does_not_fill_the_log(settings: Settings) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: refuses
