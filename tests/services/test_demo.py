@@ -91,7 +91,8 @@ def outcomes(servers: Services, real: Settings, readings: Path, tmp_path_factory
     places = {"embedded": folder / "embedded", "services": folder / "services"}
     stores = {
         "embedded": Settings(_env_file=None, profile="embedded", data_dir=places["embedded"]),
-        "services": real.changed(**own_places(real), data_dir=places["services"]),
+        # Looked at with the operator's token: that of the installation may not read what is the demo's.
+        "services": real.changed(**own_places(real), influx_token=real.influx_admin_token, data_dir=places["services"]),
     }
     while True:
         today = dt.datetime.now(dt.UTC).date()

@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
+import structlog
 
 from sieis_platform.reading import FIELDS
 from sieis_platform.stores.hot import HotStore, HotStoreUnavailableError, WriteOutcome

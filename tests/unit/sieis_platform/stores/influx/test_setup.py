@@ -34,7 +34,7 @@ def settings(server: Instance, folder: Path, **more: object) -> Settings:
 
 
 def retentions(buckets: Buckets, org: str) -> dict[str, int]:
-    found = buckets.operator.api("GET", "/buckets", params={"org": org})["buckets"]
+    found = buckets.operator.api("GET", "/buckets", params={"org": org, "limit": 100})["buckets"]
     rules = {one["name"]: one["retentionRules"] for one in found if one["type"] == "user"}
     return {name: kept[0]["everySeconds"] // 86_400 for name, kept in rules.items() if kept}
 
