@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+import dagster as dg
 import msgspec
 
 _Cursor = TypeVar("_Cursor")
@@ -16,3 +17,11 @@ def decoded(cursor: str | None, kind: type[_Cursor]) -> _Cursor | None:
         return msgspec.json.decode(cursor, type=kind) if cursor else None
     except msgspec.MsgspecError:
         return None
+
+
+def decoded_or_new(context: dg.SensorEvaluationContext, kind: type[_Cursor], costs: str) -> _Cursor:
+    """As `decoded`; where there is none `kind()`, and what it `costs` to begin anew is in the tick's log."""
+    found = decoded(context.cursor, kind)
+    if found is None and context.cursor:
+        context.log.warning(f"the cursor is none of this release: {costs}")
+    return found or kind()

@@ -48,13 +48,6 @@ def running(kafka: Instance, tmp_path: Path) -> Iterator[Platform]:
         yield made
 
 
-def _sent(sender: Sender, count: int) -> None:
-    for _ in range(count):
-        record = sender.unique()
-        sender.send(record, record["mote_id"])
-    sender.flush()
-
-
 def _all_archived_once(running: Platform, sent: dict[str, Sender]) -> None:
     """The archive holds what was sent to each incarnation at its position and nothing else; `sieis verify` is clean."""
     for incarnation, sender in sent.items():
@@ -103,7 +96,7 @@ def test_what_was_read_is_stored_and_committed_before_another_consumer_gets_the_
     running.start_broker()
     running.start("consume", "--sink", "archive", archive_flush_seconds=3_600)
     sender = Sender(running.settings)
-    _sent(sender, 600)
+    sender.send_unique(600)
     eventually(lambda: running.metric("sieis_records_read_total", sink="archive") == 600, "all read")
     running.start("consume", "--sink", "archive", archive_flush_seconds=3_600)
     _owns(running, 3)
@@ -163,7 +156,7 @@ def test_a_topic_made_again_under_a_running_consumer_is_read_from_its_first_reco
     first_incarnation = running.start_broker()
     consumer = running.start("consume")
     first = Sender(running.settings)
-    _sent(first, 600)
+    first.send_unique(600)
     _all_archived_once(running, {first_incarnation: first})
     wait_until_hot(running.settings, 600)
 
@@ -176,7 +169,7 @@ def test_a_topic_made_again_under_a_running_consumer_is_read_from_its_first_reco
     assert second_incarnation != first_incarnation
     again = Sender(running.settings)
     again._count = 600  # readings never sent before, at positions that the deleted topic had too
-    _sent(again, second)
+    again.send_unique(second)
 
     _all_archived_once(running, {first_incarnation: first, second_incarnation: again})
     wait_until_hot(running.settings, 600 + second)
@@ -188,7 +181,7 @@ def test_a_topic_made_again_while_nobody_looked_is_read_from_its_first_record(ru
     first_incarnation = running.start_broker()
     consumer = running.start("consume")
     first = Sender(running.settings)
-    _sent(first, 300)
+    first.send_unique(300)
     wait_until_hot(running.settings, 300)
     running.stop(consumer)
     admin = AdminClient(client_config(running.settings, locate(running.settings)))
@@ -198,7 +191,7 @@ def test_a_topic_made_again_while_nobody_looked_is_read_from_its_first_record(ru
     ensure_topics(running.settings)
     again = Sender(running.settings)
     again._count = 300
-    _sent(again, 900)
+    again.send_unique(900)
     running.start("consume")
     _all_archived_once(running, {first_incarnation: first, running.incarnation(): again})
     wait_until_hot(running.settings, 1_200)
@@ -336,11 +329,11 @@ def test_an_archive_outage_beyond_the_retention_is_in_ledger_metric_and_log(
         incarnation = running.incarnation()
         running.start("consume")
         sender = Sender(running.settings)
-        _sent(sender, 600)
+        sender.send_unique(600)
         _all_archived_once(running, {incarnation: sender})
         s3.kill()
         try:
-            _sent(sender, 4_000)
+            sender.send_unique(4_000)
             # The hot store goes on meanwhile.
             wait_until_hot(running.settings, 4_600)
             eventually(

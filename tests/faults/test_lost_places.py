@@ -39,13 +39,6 @@ KEPT: Final = 20
 """Records of a partition that the retention leaves."""
 
 
-def _sent(sender: Sender, count: int) -> None:
-    for _ in range(count):
-        record = sender.unique()
-        sender.send(record, record["mote_id"])
-    sender.flush()
-
-
 def _admin(running: Platform) -> AdminClient:
     return AdminClient(client_config(running.settings, locate(running.settings)))
 
@@ -65,13 +58,13 @@ def test_a_hot_outage_beyond_the_retention_is_in_metric_and_log(
     small = {"poll_records": 500, "poll_records_loaded": 500, "influx_batch_rows": 500}
     consumer = full.start("consume", **small)
     sender = Sender(full.settings)
-    _sent(sender, 600)
+    sender.send_unique(600)
     wait_until_hot(full.settings, 600)
     if consumer_is == "stopped":
         full.stop(consumer)
     influxdb.kill()
     try:
-        _sent(sender, 12_000)
+        sender.send_unique(12_000)
         if consumer_is == "waiting":
             eventually(lambda: errors(full, "hot", "HotStoreUnavailableError") > 0, "the outage noticed")
             wait_until_archived(full.settings, sender.ends(), incarnation)  # the archive goes on meanwhile
@@ -133,7 +126,7 @@ def test_a_log_cut_below_what_was_read_stops_the_archive_and_says_what_to_do(
     consumer = running.start("consume", "--sink", "archive")
     sender = Sender(running.settings, linger_ms=0)
     for _ in range(6):
-        _sent(sender, 100)  # a batch each: a log is cut between two
+        sender.send_unique(100)  # a batch each: a log is cut between two
     wait_until_archived(running.settings, sender.ends(), incarnation)
     eventually(lambda: _committed(running, "archive") == 600, "told to Kafka")
     assert archived(running.settings).height == 600
@@ -147,7 +140,7 @@ def test_a_log_cut_below_what_was_read_stops_the_archive_and_says_what_to_do(
     if filled:
         again = Sender(running.settings)
         again._count = 600
-        _sent(again, filled)
+        again.send_unique(filled)
         assert max(again.ends().values()) > 600 > min(offset for _partition, offset in again.sent), (
             "no position used again"
         )
@@ -184,7 +177,7 @@ def test_the_hot_store_reads_a_log_that_was_cut_and_filled_again_anew(running: P
     consumer = running.start("consume", "--sink", "hot")
     sender = Sender(running.settings, linger_ms=0)
     for _ in range(6):
-        _sent(sender, 100)
+        sender.send_unique(100)
     wait_until_hot(running.settings, 600)
     consumer.send_signal(signal.SIGSTOP)
     kafka.kill()
@@ -192,7 +185,7 @@ def test_the_hot_store_reads_a_log_that_was_cut_and_filled_again_anew(running: P
     kafka.start()
     again = Sender(running.settings)
     again._count = 600
-    _sent(again, 900)
+    again.send_unique(900)
     consumer.send_signal(signal.SIGCONT)
     wait_until_hot(running.settings, 1_500)
     assert running.metric("sieis_records_lost_total", sink="hot") == 0
@@ -206,7 +199,7 @@ def test_what_was_read_of_a_topic_before_it_was_deleted_is_archived_under_its_na
     incarnation = running.start_broker()
     consumer = running.start("consume", archive_flush_seconds=3_600)
     sender = Sender(running.settings)
-    _sent(sender, 600)
+    sender.send_unique(600)
     eventually(lambda: running.metric("sieis_records_read_total", sink="archive") == 600, "all read")
     time.sleep(6)  # beyond the next look at the topic's id, of which nothing is to be seen
     assert archived_rows(running) == 0, "something was flushed before the topic was deleted"
@@ -218,7 +211,7 @@ def test_what_was_read_of_a_topic_before_it_was_deleted_is_archived_under_its_na
         ensure_topics(running.settings)
         again = Sender(running.settings)
         again._count = 600
-        _sent(again, 300)
+        again.send_unique(300)
     wait_until_archived(running.settings, sender.ends(), incarnation)
     if again is not None:
         eventually(lambda: running.metric("sieis_records_read_total", sink="archive") >= 900, "the new topic read")

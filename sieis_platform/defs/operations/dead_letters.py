@@ -9,6 +9,7 @@ import dagster as dg
 import msgspec
 from pydantic import Field
 
+from sieis_platform.defs.cursors import decoded_or_new
 from sieis_platform.defs.failures import dagster_failures
 from sieis_platform.defs.metadata import preview_of
 from sieis_platform.defs.resources import NO_ARCHIVE, PlatformResource
@@ -19,6 +20,8 @@ from sieis_platform.state import NewAlert
 from sieis_platform.stores.since import Mark
 from sieis_streaming.dead_letter_desk import replay_letters
 
+#: What a cursor costs that cannot be read.
+_ANEW: Final = "dead letters are counted anew from where the archive's log begins, and some may be told again"
 _LOOK_SECONDS: Final = 60
 _LISTED: Final = 50
 
@@ -43,7 +46,7 @@ def new_dead_letters(
     archive = platform.archive()
     if not archive.exists():
         return dg.SkipReason(NO_ARCHIVE)
-    cursor = _cursor(context)
+    cursor = decoded_or_new(context, Cursor, _ANEW)
     try:
         seen = stream_since(archive, cursor.mark)
     except RetriableError as error:
@@ -75,18 +78,6 @@ def new_dead_letters(
         },
     )
     return dg.SensorResult(asset_events=[event], cursor=text)
-
-
-def _cursor(context: dg.SensorEvaluationContext) -> Cursor:
-    """As kept by Dagster. Anew before the first look, and where it is of an earlier release or was set by someone."""
-    try:
-        return msgspec.json.decode(context.cursor, type=Cursor) if context.cursor else Cursor()
-    except msgspec.MsgspecError as error:
-        context.log.warning(
-            f"the cursor is none of this release ({error}): dead letters are counted anew from where the archive's log "
-            "begins, and some may be told again"
-        )
-        return Cursor()
 
 
 class ReplayConfig(dg.Config):

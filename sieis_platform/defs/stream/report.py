@@ -15,6 +15,7 @@ import polars as pl
 from sieis_platform.defs.archive.assets import ARCHIVE
 from sieis_platform.defs.archive.assets import LINEAGE as ARCHIVE_LINEAGE
 from sieis_platform.defs.archive.told import told_of
+from sieis_platform.defs.cursors import decoded_or_new
 from sieis_platform.defs.metadata import moment, preview_of
 from sieis_platform.defs.resources import PlatformResource
 from sieis_platform.defs.stream.assets import HOT_LINEAGE, HOT_STORE, TOPIC
@@ -25,6 +26,10 @@ from sieis_platform.state import NewAlert
 from sieis_platform.stores.since import Mark
 from sieis_streaming.reported import ConsumerDownError, NotConsumerMetricsError, Reported, SinkReport, read_reported
 
+#: What a cursor costs that cannot be read.
+_ANEW: Final = (
+    "consumers are got to know anew, and losses counted from where the archive's log begins; some may be told again"
+)
 _LOOK_SECONDS: Final = 30
 #: An asset that changes all the time is told this often: freshness is judged in quarters of an hour, and every event is
 #: kept by Dagster for good.
@@ -65,7 +70,7 @@ class _Cursor(msgspec.Struct):
 )
 def consumer_report(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SensorResult | dg.SkipReason:
     """Read the metrics; tell each asset whose state has changed, at most every _TELL_SECONDS."""
-    cursor = _cursor(context)
+    cursor = decoded_or_new(context, _Cursor, _ANEW)
     now = time.time()
     urls = platform.settings().consumer_metrics
     try:
@@ -90,18 +95,6 @@ def consumer_report(context: dg.SensorEvaluationContext, platform: PlatformResou
     if not events:
         return dg.SensorResult(skip_reason="nothing has changed, or was told within 5 minutes", cursor=text)
     return dg.SensorResult(asset_events=events, cursor=text)
-
-
-def _cursor(context: dg.SensorEvaluationContext) -> _Cursor:
-    """As kept by Dagster. Anew before the first look, and where it is of an earlier release or was set by someone."""
-    try:
-        return msgspec.json.decode(context.cursor, type=_Cursor) if context.cursor else _Cursor()
-    except msgspec.MsgspecError as error:
-        context.log.warning(
-            f"the cursor is none of this release ({error}): consumers are got to know anew, and losses counted from "
-            "where the archive's log begins; some may be told again"
-        )
-        return _Cursor()
 
 
 def _alert_of_silence(cursor: _Cursor, silent: Sequence[str], now: float, platform: PlatformResource) -> None:
