@@ -92,24 +92,13 @@ class ArchiveSink:
         self._incarnation = self._link.incarnation()
         self._archive.create()
         table = self._archive.table()
+        positions = {partition: self._archive.position(self._app(partition), table) for partition in ranges}
+        for partition, (_low, high, committed, cut) in ranges.items():
+            self._require_whole(partition, positions[partition] or 0, high, committed if cut else None)
         starts: dict[int, int] = {}
         self._gone = False
-        for partition, (low, high, committed, cut) in ranges.items():
-            if cut:
-                raise LogTruncatedError(
-                    f"{self._app(partition)} was archived up to {committed}, and its records before that are others "
-                    "now: the broker lost those, and gave their positions to new ones, which are not archived. See "
-                    "'The broker lost archived records' in docs/runbook.md before you start this again"
-                )
-            position = self._archive.position(self._app(partition), table)
-            if (position or 0) > high:
-                raise PositionBeyondEndError(
-                    f"{self._app(partition)} is archived up to {position}, but the topic ends at {high}: the broker "
-                    "lost archived records. Delete and create the topic again (a new incarnation), then restart; see "
-                    "'The broker lost archived records' in docs/runbook.md",
-                    partition,
-                    position or 0,
-                )
+        for partition, (low, *_) in ranges.items():
+            position = positions[partition]
             starts[partition] = max(position or 0, low)
             self._buffers[partition] = _PartitionBuffer(position, starts[partition])
             if low > (position or 0):
@@ -117,6 +106,23 @@ class ArchiveSink:
                 self._oldest = -math.inf
                 self._tell_lost(partition, low - (position or 0), first=position or 0, last=low - 1)
         return starts
+
+    def _require_whole(self, partition: int, position: int, end: int, cut_at: int | None) -> None:
+        """Raises: LogTruncatedError, PositionBeyondEndError where the broker lost what is archived up to `position`."""
+        if cut_at is not None:
+            raise LogTruncatedError(
+                f"{self._app(partition)} was archived up to {cut_at}, and its records before that are others "
+                "now: the broker lost those, and gave their positions to new ones, which are not archived. See "
+                "'The broker lost archived records' in docs/runbook.md before you start this again"
+            )
+        if position > end:
+            raise PositionBeyondEndError(
+                f"{self._app(partition)} is archived up to {position}, but the topic ends at {end}: the broker "
+                "lost archived records. Delete and create the topic again (a new incarnation), then restart; see "
+                "'The broker lost archived records' in docs/runbook.md",
+                partition,
+                position,
+            )
 
     def revoke(self, partitions: list[int]) -> None:
         """Drop the buffers: the position in the table has not moved, so whoever is next reads them again.

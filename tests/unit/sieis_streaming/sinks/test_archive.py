@@ -163,6 +163,24 @@ def test_a_table_ahead_of_the_topic_stops_everything_and_says_what_to_do(bench: 
     assert issubclass(PositionBeyondEndError, FatalError)
 
 
+def test_an_assignment_that_is_refused_has_told_nothing(bench: Bench) -> None:
+    """It is asked for again, and what was lost would be told twice."""
+    bench.sink.assign({0: OffsetRange(0, 0), 1: OffsetRange(0, 0)})
+    bench.sink.add(bench.poll(value(1), value(2), partition=1))
+    bench.sink.flush()
+    bench.sink.revoke([0, 1])
+    with structlog.testing.capture_logs() as logs:
+        with pytest.raises(PositionBeyondEndError) as raised:
+            bench.sink.assign({0: OffsetRange(3, 9), 1: OffsetRange(0, 1)})
+        assert (raised.value.partition, raised.value.position) == (1, 2)
+        assert logs == []
+        assert bench.sink.assign({0: OffsetRange(3, 9), 1: OffsetRange(0, 2)}) == {0: 3, 1: 2}
+    assert [line["lost_records"] for line in logs if "they are lost" in line["event"]] == [3]
+    bench.sink.flush()
+    assert bench.metric("sieis_records_lost_total") == 3
+    bench.assert_clean()
+
+
 # -- flushing --------------------------------------------------------------------------------------------------------
 def test_every_position_of_a_flush_has_one_fate(bench: Bench) -> None:
     bench.sink.assign({0: OffsetRange(0, 0), 1: OffsetRange(0, 0)})
