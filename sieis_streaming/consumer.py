@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -24,11 +24,11 @@ from sieis_streaming.decode import decode
 from sieis_streaming.flusher import Flusher
 from sieis_streaming.link import BrokerLink
 from sieis_streaming.metrics import ConsumerMetrics
+from sieis_streaming.places import Places
 from sieis_streaming.refusal import FORBIDDEN, BrokerUnavailableError
 from sieis_streaming.sinks.base import (
     IncarnationChangedError,
     LogTruncatedError,
-    OffsetRange,
     PositionBeyondEndError,
     PositionMovedError,
     Sink,
@@ -42,7 +42,6 @@ _STOP_LOOK_SECONDS: Final = 0.1
 # A store that has not taken a flush in this time beyond a batch read ahead is not merely busy: then its partitions are
 # paused and polled on. Not at once, as what librdkafka has fetched of a paused partition is fetched again.
 _FULL_SECONDS: Final = 2.0
-_WATERMARK_SECONDS: Final = 5.0
 _LAG_EVERY_SECONDS: Final = 1.0
 # librdkafka learns the ends of partitions from fetches, and what is paused is not fetched: then the broker is asked,
 # with so much time for all partitions together, as polling waits for it.
@@ -65,20 +64,6 @@ _COLLECT_EVERY_SECONDS: Final = 2.0  # at 100,000 records/s about 40 MB of sent 
 
 class ConsumerError(FatalError):
     """This consumer cannot go on for good (a fenced instance)."""
-
-
-class _Place(NamedTuple):
-    """How far a partition is stored, and in which of its leaders' terms the record before that was read."""
-
-    offset: int
-    epoch: int
-
-
-_NO_EPOCH: Final = -1  # as Kafka's protocol has it
-
-
-def _epoch(part: TopicPartition) -> int:
-    return _NO_EPOCH if part.leader_epoch is None else part.leader_epoch
 
 
 class StoreHangsError(FatalError):
@@ -135,7 +120,7 @@ class SinkConsumer:
         self._stop_by: float | None = None
         self._starts: dict[int, int] = {}
         self._placeless: dict[int, str] = {}
-        self._flushed: dict[int, _Place] = {}
+        self._places = Places(settings, self._link)
         #: Whether a stop has left a flush behind in its thread, which ends when the store answers or gives up.
         self.abandoned = False
 
@@ -359,17 +344,16 @@ class SinkConsumer:
         assert self._consumer is not None  # noqa: S101 - _open made it
         topic, pending = self._settings.kafka_topic, self._pending
         incarnation = self._link.incarnation()  # first: were it made again now, the check would notice
-        if incarnation != self._incarnation:
-            self._incarnation, self._flushed = incarnation, {}
+        self._incarnation = incarnation
         starts = None
         while starts is None:
-            answer = self._writer.submit(self._sink.assign, self._ranges(pending))
+            answer = self._writer.submit(self._sink.assign, self._places.ranges(self._consumer, incarnation, pending))
             self._hold(lambda seconds, answer=answer: wait([answer], seconds).done)
             try:
                 starts = answer.result()
             except PositionBeyondEndError as error:
                 # A process that was frozen between the two looks compares its old end with what others stored since.
-                if self._ends_of(error.partition)[1] < error.position:
+                if self._places.ends(self._consumer, error.partition)[1] < error.position:
                     raise
         parts = [TopicPartition(topic, partition, start) for partition, start in starts.items()]
         self._consumer.assign(parts)
@@ -381,66 +365,6 @@ class SinkConsumer:
         self._look_again_at = time.monotonic() + _INCARNATION_EVERY_SECONDS
         self._metrics.assigned.labels(self._sink.name).set(len(pending))
         log.info("partitions assigned", sink=self._sink.name, partitions=pending, offsets=starts)
-
-    def _ranges(self, partitions: Sequence[int]) -> dict[int, OffsetRange]:
-        """What the broker has of each, and where the group stands.
-
-        Raises: BrokerUnavailableError, BrokerRefusesError.
-        """
-        committed = self._committed(partitions)
-        ends = {partition: self._ends_of(partition) for partition in partitions}
-        cut = self._cut(committed | {part: place for part, place in self._flushed.items() if part in ends}, ends)
-        return {
-            partition: OffsetRange(
-                *ends[partition], committed[partition].offset if partition in committed else None, partition in cut
-            )
-            for partition in partitions
-        }
-
-    def _cut(self, places: dict[int, _Place], ends: dict[int, tuple[int, int]]) -> set[int]:
-        """The partitions in which records before these places were lost, and their positions given to others.
-
-        Raises: BrokerUnavailableError.
-        """
-        known = {
-            partition: place
-            for partition, place in places.items()
-            if place.epoch != _NO_EPOCH and ends[partition][0] <= place.offset <= ends[partition][1]
-        }
-        if not known or self._link.address.embedded:
-            return set()  # the embedded broker never reuses an address
-        return self._link.cut({partition: (place.offset, place.epoch) for partition, place in known.items()})
-
-    def _ends_of(self, partition: int) -> tuple[int, int]:
-        """First offset that the broker has, and the one after the last.
-
-        Raises: BrokerUnavailableError, BrokerRefusesError.
-        """
-        assert self._consumer is not None  # noqa: S101 - the caller looked
-        part = TopicPartition(self._settings.kafka_topic, partition)
-        try:
-            return self._consumer.get_watermark_offsets(part, timeout=_WATERMARK_SECONDS)
-        except KafkaException as error:
-            raise self._link.failure(error, f"the broker did not tell the ends of {part.topic}") from error
-
-    def _committed(self, partitions: Sequence[int]) -> dict[int, _Place]:
-        """Where the group stands in each partition in which it committed since the topic was made.
-
-        A commit carries the incarnation as its metadata: offsets may outlive their topic.
-        """
-        assert self._consumer is not None  # noqa: S101 - _open made it
-        topic = self._settings.kafka_topic
-        try:
-            committed = self._consumer.committed(
-                [TopicPartition(topic, partition) for partition in partitions], timeout=_WATERMARK_SECONDS
-            )
-        except KafkaException as error:
-            raise self._link.failure(error, "the broker did not tell the group's offsets") from error
-        return {
-            part.partition: _Place(part.offset, _epoch(part))
-            for part in committed
-            if part.offset >= 0 and part.metadata in (None, "", self._incarnation)
-        }
 
     def _check_incarnation(self) -> None:
         """Once in a while, see whether the topic was deleted, and perhaps made again, under us.
@@ -481,7 +405,7 @@ class SinkConsumer:
         topic = self._settings.kafka_topic
         for part in self._consumer.position([TopicPartition(topic, partition) for partition in self._placeless]):
             position = part.offset if part.offset >= 0 else self._starts[part.partition]
-            low, high = self._ends_of(part.partition)
+            low, high = self._places.ends(self._consumer, part.partition)
             if position >= low:
                 raise LogTruncatedError(
                     f"{topic} [{part.partition}] was read up to {position}, and now ends at {high} "
@@ -538,14 +462,13 @@ class SinkConsumer:
         topic = self._settings.kafka_topic
         for partition, end in offsets.items():
             self._metrics.stored.labels(self._sink.name, partition).set(end)
-        read = self._consumer.position([TopicPartition(topic, partition) for partition in offsets])
-        self._flushed |= {part.partition: _Place(offsets[part.partition], _epoch(part)) for part in read}
+        places = self._places.stored(self._consumer, offsets)
         if not quiet:
             try:
                 self._consumer.commit(
                     offsets=[
-                        TopicPartition(topic, partition, end, self._incarnation, self._flushed[partition].epoch)
-                        for partition, end in offsets.items()
+                        TopicPartition(topic, partition, place.offset, self._incarnation, place.epoch)
+                        for partition, place in places.items()
                     ],
                     asynchronous=False,
                 )
