@@ -27,10 +27,18 @@ from sieis_platform.stores.archive_errors import (
     archive_translated,
 )
 from sieis_platform.stores.archive_layout import ARCHIVE_SCHEMA, PROPERTIES, WRITER, last_wins, layout
-from sieis_platform.stores.cold import COLD_APP, Cold, moved_until
+from sieis_platform.stores.cold import Cold, moved_until
 from sieis_platform.stores.delta import KEEP_LOG, create_empty, scan, scan_days
 from sieis_platform.stores.files import TableFiles, newest_files
-from sieis_platform.stores.ledger import LEDGER_KEY, LEDGER_MART, Ledger, LedgerCopy, LedgerEntry, of_commits
+from sieis_platform.stores.ledger import (
+    LEDGER_KEY,
+    LEDGER_MART,
+    Ledger,
+    LedgerCopy,
+    LedgerEntry,
+    counts_positions,
+    of_commits,
+)
 from sieis_platform.stores.log import CommitLog
 from sieis_platform.stores.objects import put
 
@@ -143,7 +151,7 @@ class Archive:
 
         Raises: LogUnavailableError, LogError.
         """
-        return {app: position for app, position in self.log().positions().items() if app != COLD_APP}
+        return {app: position for app, position in self.log().positions().items() if counts_positions(app)}
 
     def append(self, commit: Commit) -> int:
         """ONE Delta commit of rows, positions and ledger; the version it made.

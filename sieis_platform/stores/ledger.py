@@ -42,6 +42,14 @@ def of_a_file(app: str) -> bool:
     return app.count("/") == 1 and app.startswith(("history/", "backfill/"))
 
 
+def counts_positions(app: str) -> bool:
+    """Whether the ledger accounts for it: the stream's (`{topic}/{incarnation}/{partition}`) and those of files.
+
+    Others are marks (of days moved, of corrections, of files loaded to their end): a topic's name has no slash.
+    """
+    return app.count("/") == 2 or of_a_file(app)
+
+
 class RemovedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of one source and partition that one commit took out of the table, and why; below zero: put back again."""
 

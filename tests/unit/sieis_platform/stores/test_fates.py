@@ -10,6 +10,8 @@ import pytest
 
 from sieis_platform.stores.archive import Archive, Commit
 from sieis_platform.stores.archive_layout import ARCHIVE_SCHEMA
+from sieis_platform.stores.cold import COLD_APP
+from sieis_platform.stores.corrected import correction_app
 from sieis_platform.stores.fates import file_fates, stream_fates
 from sieis_platform.stores.ledger import LedgerCopy, LedgerEntry
 from sieis_platform.stores.log import CommitLog, LogError
@@ -104,6 +106,14 @@ def test_positions_are_those_that_the_whole_ledger_ends_at(archive: Archive, rea
     assert reads == [8]
     assert clean_up(archive) > 7
     assert archive.positions() == ends | {PARTS[0]: 70}
+
+
+def test_marks_of_corrections_and_of_whole_and_moved_files_are_no_positions(archive: Archive) -> None:
+    marks = {"whole/abc": 10, correction_app("one"): 1, COLD_APP: 3}
+    entry = LedgerEntry(app=FILE, start=0, end=10, stored=10)
+    archive.append(Commit(pl.DataFrame(schema=ARCHIVE_SCHEMA), [entry], {FILE: None}, marks))
+    assert {app: archive.position(app) for app in marks} == marks
+    assert archive.positions() == {FILE: 10}
 
 
 def test_the_hint_to_the_newest_checkpoint_may_be_missing_and_a_damaged_one_is_told(archive: Archive) -> None:
