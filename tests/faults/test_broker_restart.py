@@ -18,7 +18,7 @@ from tests.faults.harness import (
     wait_until_hot,
 )
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(300)]
 
 FIRST, SECOND = 600, 400
 

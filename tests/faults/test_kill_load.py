@@ -14,7 +14,7 @@ from sieis_platform.reading import FIELDS
 from sieis_platform.stores.open import open_archive, open_hot
 from tests.faults.harness import ROUNDS, Platform, platform, seeded
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(600)]
 
 UNIQUE = 60_000
 BATCH = 10_000

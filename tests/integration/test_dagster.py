@@ -27,7 +27,8 @@ from sieis_platform.stores.marts import Marts
 from sieis_platform.stores.open import open_archive, open_hot, open_marts
 from sieis_platform.timeline import TimelineFile
 
-pytestmark = pytest.mark.timeout(400)  # MLflow and Dagster make their databases first
+# MLflow and Dagster make their databases first; the whole real file is derived twice.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FIRST_DAY, DAYS = dt.date(2004, 2, 28), 35
 PARTITIONED = ("hourly_aggregates", "daily_aggregates", "anomalies")

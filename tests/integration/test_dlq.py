@@ -50,6 +50,7 @@ def died(one: Platform) -> int:
     return sum(entry.dead for entry in open_archive(one.settings).ledger())
 
 
+@pytest.mark.slow
 def test_what_is_bad_is_listed_shown_and_comes_back_once(running: Platform) -> None:
     letters = listed(running)
     assert [letter["status"] for letter in letters] == ["open"] * len(BAD)

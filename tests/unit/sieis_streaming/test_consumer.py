@@ -424,6 +424,7 @@ def test_of_partitions_that_were_lost_nothing_is_flushed(tmp_path: Path) -> None
     assert sink.stored == []
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_a_store_that_hangs(topic: Topic) -> None:
     """Whether the flush was begun before the stop or by it, and however much was read ahead."""
     for sink in (RecordingSink(), PatientSink()):
