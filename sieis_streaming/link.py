@@ -73,7 +73,13 @@ class BrokerLink:
             return self.address.cluster_id
         if self._admin is None:
             self._admin = AdminClient(self._config(self.address))
-        return incarnation(self._admin, self._settings, self._settings.kafka_topic, handshake=self.handshake)
+        try:
+            return incarnation(self._admin, self._settings, self._settings.kafka_topic, handshake=self.handshake)
+        except BrokerUnavailableError:
+            # Of several brokers it asks the one that was the controller when it connected, and where that one died it
+            # waits for its return, connecting thousands of times a second. A new client asks any of them who it is.
+            self._admin = None
+            raise
 
     def failure(self, error: KafkaException, what: str) -> BrokerRefusesError | BrokerUnavailableError:
         """The error to raise where `what` ("the broker did not ...") came of `error`."""

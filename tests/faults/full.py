@@ -31,8 +31,10 @@ from tools.services.instance import Instance
 _CHECKOUT = Path(__file__).parents[2]
 
 
-def prepared(instances: Iterable[Instance], folder: Path) -> dict[str, str]:
+def prepared(instances: Iterable[Instance], folder: Path, **more: object) -> dict[str, str]:
     """Settings of a `Platform` on running servers, with topics, groups and buckets that `sieis setup` made for it.
+
+    `more` are further settings, or others than the servers'.
 
     The stores' timeouts are short: a server that was killed in the middle of a request must not cost a drill 10 s.
     """
@@ -46,7 +48,7 @@ def prepared(instances: Iterable[Instance], folder: Path) -> dict[str, str]:
         "influx_bucket": name, "influx_hourly_bucket": f"{name}-hourly", "influx_timeout_seconds": "5",
         "archive_uri": f"s3://{name}/readings", "marts_uri": f"s3://{name}/marts", "s3_timeout_seconds": "5",
     }  # fmt: skip
-    given |= {f"SIEIS_{key.upper()}": value for key, value in own.items()}
+    given |= {f"SIEIS_{key.upper()}": str(value) for key, value in (own | more).items()}
     done = subprocess.run(
         [sys.executable, "-m", "sieis_cli", "setup"],
         env={**os.environ, **given, "PYTHONPATH": str(_CHECKOUT)},

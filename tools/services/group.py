@@ -16,12 +16,21 @@ from tools.services.cache import Cache
 from tools.services.install import install
 from tools.services.instance import Instance
 from tools.services.servers import select
-from tools.services.servers.base import HOST, Place
+from tools.services.servers.base import HOST, Place, Server
+from tools.services.servers.kafka import Kafka, Membership
 from tools.services.servers.toxiproxy import Proxy
 
 
 def _default_cache() -> Path:
     return Settings().services_cache  # pyright: ignore[reportCallIssue] - every field has a default
+
+
+def _ports(servers: Mapping[str, Server]) -> dict[str, dict[str, int]]:
+    """Free ports for each of them, by name."""
+    chosen: dict[str, dict[str, int]] = {}
+    for name, server in servers.items():
+        chosen[name] = ports.choose(server.port_names, {port for own in chosen.values() for port in own.values()})
+    return chosen
 
 
 class Services(Mapping[str, Instance]):
@@ -48,19 +57,44 @@ class Services(Mapping[str, Instance]):
         Raises: UnknownServerError, MissingToolError, InstallError, StartError.
         """
         servers = select(names)
-        shelf = Cache(cache or _default_cache())
-        homes = install(servers, shelf)
+        homes = install(servers, Cache(cache or _default_cache()))
         leftovers.sweep()
         folder = root or Path(tempfile.mkdtemp(prefix=leftovers.PREFIX))
-        instances: dict[str, Instance] = {}
-        taken: set[int] = set()
-        for server in servers:
-            chosen = ports.choose(server.port_names, taken)
-            taken |= set(chosen.values())
-            place = Place(homes[server.name].home, folder / server.name, chosen, server.new_credentials())
-            instances[server.name] = Instance(server, place)
-        services = cls(folder, instances, temporary=root is None)
-        if root is None:
+        chosen = _ports({server.name: server for server in servers})
+        return cls._started(
+            folder,
+            {
+                server.name: Instance(
+                    server,
+                    Place(homes[server.name].home, folder / server.name, chosen[server.name], server.new_credentials()),
+                )
+                for server in servers
+            },
+            temporary=root is None,
+        )
+
+    @classmethod
+    def start_brokers(cls, count: int, *, cache: Path | None = None) -> "Services":
+        """Start one Kafka of so many brokers, by the names kafka-1 and so on; as many copies its topics may have.
+
+        Raises: as `start`.
+        """
+        alone = Kafka()
+        home = install([alone], Cache(cache or _default_cache()))[alone.name].home
+        leftovers.sweep()
+        folder = Path(tempfile.mkdtemp(prefix=leftovers.PREFIX))
+        chosen = _ports({f"{alone.name}-{node}": alone for node in range(1, count + 1)})
+        members = Membership.of({node: own["controller"] for node, own in enumerate(chosen.values(), start=1)})
+        instances = {
+            name: Instance(Kafka(member), Place(home, folder / name, own, alone.new_credentials()))
+            for (name, own), member in zip(chosen.items(), members, strict=True)
+        }
+        return cls._started(folder, instances, temporary=True)
+
+    @classmethod
+    def _started(cls, folder: Path, instances: dict[str, Instance], *, temporary: bool) -> "Services":
+        services = cls(folder, instances, temporary=temporary)
+        if temporary:
             leftovers.claim(folder, {name: instance.place.ports for name, instance in instances.items()})
         try:
             with ThreadPoolExecutor(len(instances) or 1) as pool:

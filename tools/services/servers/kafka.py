@@ -1,11 +1,12 @@
-"""Kafka in KRaft mode, one broker that is its own controller, from Maven's jars.
+"""Kafka in KRaft mode, brokers that are their own controllers, from Maven's jars.
 
 Belongs here: its install, its properties and its health. Topics are made by `sieis setup`.
 """
 
 import base64
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
 from confluent_kafka import KafkaException
@@ -47,8 +48,26 @@ rootLogger.appenderRef.out.ref=out
 """
 
 
+@dataclass(frozen=True)
+class Membership:
+    """Which broker of a cluster one is; `controllers` are the ports at which all of them vote, by node."""
+
+    node: int
+    controllers: Mapping[int, int]
+    cluster: str
+
+    @classmethod
+    def of(cls, controllers: Mapping[int, int]) -> list["Membership"]:
+        """Of each broker of a new cluster."""
+        cluster = _identifier()
+        return [cls(node, controllers, cluster) for node in controllers]
+
+
+@dataclass(frozen=True)
 class Kafka(Server):
-    """Ports: main, controller, behind (the listener a toxiproxy forwards to) and proxied (where that proxy listens).
+    """A broker, alone where it has no membership.
+
+    Ports: main, controller, behind (the listener a toxiproxy forwards to) and proxied (where that proxy listens).
 
     Kafka tells its clients which address to use next, so a proxy before it needs a listener that advertises the proxy.
     Two more speak TLS: ssl asks for a client's certificate, sasl_ssl for user and password (SCRAM-SHA-512). Who comes
@@ -58,6 +77,7 @@ class Kafka(Server):
     name = "kafka"
     version: ClassVar[str] = "4.3.1"
     port_names: ClassVar[Sequence[str]] = ("main", "controller", "behind", "proxied", "ssl", "sasl_ssl")
+    membership: Membership | None = field(default=None)
 
     def new_credentials(self) -> dict[str, str]:
         """`user` and `password` of the listener sasl_ssl; `key_password` of the client certificate's key."""
@@ -77,12 +97,11 @@ class Kafka(Server):
         properties = place.folder / "server.properties"
         properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties(place).items()))
         if not (place.data / "meta.properties").exists():
-            identifier = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             tool = [
                 *_java(place),
                 "kafka.tools.StorageTool",
                 "format",
-                f"--cluster-id={identifier}",
+                f"--cluster-id={self._member(place).cluster}",
                 "-c",
                 str(properties),
             ]
@@ -100,7 +119,7 @@ class Kafka(Server):
             metadata = client.list_topics(timeout=_CHECK_SECONDS)
         except KafkaException as error:
             raise NotReadyError(str(error)) from error
-        if not metadata.brokers:
+        if self._member(place).node not in metadata.brokers:
             raise NotReadyError("the broker has not registered with its controller")
 
     def first_use(self, place: Place) -> None:
@@ -118,8 +137,13 @@ class Kafka(Server):
         """The bootstrap address."""
         return {"SIEIS_KAFKA_BOOTSTRAP": place.address}
 
+    def _member(self, place: Place) -> Membership:
+        return self.membership or Membership.of({1: place.ports["controller"]})[0]
+
     def _properties(self, place: Place) -> dict[str, object]:
         ports = place.ports
+        member = self._member(place)
+        copies = min(3, len(member.controllers))
         pem = certificates(place)
         listeners = {"PLAINTEXT": ports["main"], "CONTROLLER": ports["controller"], "PROXIED": ports["behind"]}
         secured = {"SSL": ports["ssl"], "SASL_SSL": ports["sasl_ssl"]}
@@ -128,8 +152,8 @@ class Kafka(Server):
         listeners |= secured
         return {
             "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@{HOST}:{ports['controller']}",
+            "node.id": member.node,
+            "controller.quorum.voters": ",".join(f"{node}@{HOST}:{port}" for node, port in member.controllers.items()),
             "controller.listener.names": "CONTROLLER",
             "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in listeners.items()),
             "advertised.listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in advertised.items()),
@@ -148,11 +172,11 @@ class Kafka(Server):
             "super.users": "User:ANONYMOUS",
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": place.data,
-            "offsets.topic.replication.factor": 1,
-            "transaction.state.log.replication.factor": 1,
-            "transaction.state.log.min.isr": 1,
-            "share.coordinator.state.topic.replication.factor": 1,
-            "share.coordinator.state.topic.min.isr": 1,
+            "offsets.topic.replication.factor": copies,
+            "transaction.state.log.replication.factor": copies,
+            "transaction.state.log.min.isr": (copies + 1) // 2,
+            "share.coordinator.state.topic.replication.factor": copies,
+            "share.coordinator.state.topic.min.isr": (copies + 1) // 2,
             "group.initial.rebalance.delay.ms": 0,
             # The default of 50 makes every start after a SIGKILL wait for 50 logs to be recovered.
             "offsets.topic.num.partitions": 4,
@@ -160,6 +184,8 @@ class Kafka(Server):
             # A broker killed and started again is let in only when its former session (9 s by default) has ended.
             "broker.session.timeout.ms": 4000,
             "broker.heartbeat.interval.ms": 500,
+            # Who is back leads again in seconds, not minutes.
+            "leader.imbalance.check.interval.seconds": 5,
             # A topic that is there because somebody asked for it hides that nobody made it.
             "auto.create.topics.enable": "false",
             # So that a drill can let a member or a record expire in seconds rather than minutes.
@@ -190,6 +216,10 @@ def secured_settings(place: Place, protocol: Literal["ssl", "sasl_ssl"]) -> dict
 def certificates(place: Place) -> Certificates:
     """The certificates of that instance and its clients."""
     return Certificates(place.folder / "tls")
+
+
+def _identifier() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def _java(place: Place, *options: str) -> list[str]:
