@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,16 +29,11 @@ from sieis_platform.stores.open import open_archive, open_hot
 from sieis_streaming.broker import client_config, incarnation, locate
 from sieis_streaming.dead_letters import KeptLetter, read_all
 from sieis_streaming.topics import ensure_topics
+from tests.ports import free_port
 
 NOW_NS = time.time_ns() // 1_000_000_000 * 1_000_000_000
 ROUNDS = int(os.environ.get("SIEIS_TEST_ROUNDS", "2"))
 """Random kills a test makes; CI makes few, `make drills` as many as it takes to believe in them."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:

@@ -21,15 +21,10 @@ from sieis_api.server import AddressError, PortTakenError, check_address
 from sieis_platform.reading import READING_SCHEMA
 from sieis_platform.settings import Settings
 from sieis_platform.stores.open import open_hot
+from tests.ports import free_port
 
 READY_SECONDS = 60  # a cold start beside other tests on two cores; a good one takes two
 KEY = "correct-horse-battery"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def environment(data_dir: Path, **given: str) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The Dagster instance as it is set up: limits, retries, what is kept; and its code server, spoken to over gRPC."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 from sieis_platform.defs.assembly import build_definitions
 from sieis_platform.defs.operations.home import environment, instance_config, prepare_home, prepare_workspace
 from sieis_platform.settings import Settings
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 LOCATION = "sieis"
@@ -111,11 +111,6 @@ class Served(NamedTuple):
 
     def location(self) -> CodeLocation:
         return self.request().get_code_location(LOCATION)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def compose_service() -> dict:

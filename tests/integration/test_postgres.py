@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tools.services.group import Services
 from tools.services.instance import Instance
 from tools.services.servers.postgres import query
@@ -76,11 +77,6 @@ def until(holds: Callable[[], bool], what: str, seconds: float = 120) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.2)  # another process: there is nothing to wait on but its answers
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def listens(port: int) -> bool:

@@ -4,7 +4,6 @@ import datetime as dt
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from sieis_streaming.broker import EmbeddedBroker, client_config, locate
 from sieis_streaming.dataset import open_dataset
 from sieis_streaming.simulator import Plan, Simulator, Summary
 from tests.broker import EMBEDDED_PARTITIONS
+from tests.ports import free_port
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "intel_lab" / "data.txt.gz"
 FIRST = dt.date(2004, 2, 28)
@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> Settings:
     file = tmp_path / "readings.txt"
     file.write_text("".join(lines))
     return Settings(
-        data_dir=tmp_path / "var", data_file=file, anchor_date=DAY, simulator_port=_free_port(), _env_file=None
+        data_dir=tmp_path / "var", data_file=file, anchor_date=DAY, simulator_port=free_port(), _env_file=None
     )
 
 
@@ -54,12 +54,6 @@ def settings(tmp_path: Path) -> Settings:
 def broker(settings: Settings) -> Iterator[EmbeddedBroker]:
     with EmbeddedBroker(settings) as running:
         yield running
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def simulate(settings: Settings) -> subprocess.Popen[str]:

@@ -11,16 +11,10 @@ import msgspec
 import psutil
 import pytest
 
+from tests.ports import free_ports
+
 SIEIS = [sys.executable, "-m", "sieis_cli"]
 PORTS = ("API", "DASHBOARD", "DAGSTER", "MLFLOW", "SIMULATOR", "METRICS")
-
-
-def _free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _readings(path):
@@ -39,7 +33,7 @@ class Installation:
     def __init__(self, folder):
         self.data_dir = folder / "var"
         _readings(folder / "readings.txt")
-        self.port = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+        self.port = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SIEIS_", "DAGSTER_"))}
         self.environment = {
             **kept,

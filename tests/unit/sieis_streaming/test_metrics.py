@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from sieis_streaming.metrics import ConsumerMetrics, LatencyHistogram, MetricsPortError, latency_quantile
+from tests.ports import free_port
 
 NAME = "sieis_end_to_end_latency_seconds"
 seconds = st.floats(0.00101, 100.0)  # between the first bound and the last
@@ -86,20 +87,14 @@ def test_what_is_written_is_counted_with_its_newest_reading() -> None:
     assert value("sieis_records_written_total", {"sink": "archive"}) is None
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_it_is_served_as_prometheus_reads_it(free_port: int) -> None:
+def test_it_is_served_as_prometheus_reads_it() -> None:
     metrics = ConsumerMetrics()
     metrics.latency.observe("hot", np.array([0.0005, 0.5, 0.5, 1e6]))
     metrics.errors.labels("archive", "ArchiveUnavailableError").inc()
-    server = metrics.serve(free_port)
+    port = free_port()
+    server = metrics.serve(port)
     try:
-        text = httpx.get(f"http://127.0.0.1:{free_port}/metrics", trust_env=False).text
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     finally:
         server.shutdown()
         server.server_close()
@@ -113,6 +108,7 @@ def test_it_is_served_as_prometheus_reads_it(free_port: int) -> None:
     assert error.labels == {"sink": "archive", "kind": "ArchiveUnavailableError"}
 
 
-def test_a_taken_port_is_an_error_that_names_the_setting(free_port: int) -> None:
-    with socket.create_server(("127.0.0.1", free_port)), pytest.raises(MetricsPortError, match="SIEIS_METRICS_PORT"):
-        ConsumerMetrics().serve(free_port)
+def test_a_taken_port_is_an_error_that_names_the_setting() -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(MetricsPortError, match="SIEIS_METRICS_PORT"):
+        ConsumerMetrics().serve(port)

@@ -1,6 +1,5 @@
 """What consumers report, from the metrics they really serve: added up over processes, named where nothing is."""
 
-import socket
 from collections.abc import Iterator
 
 import polars as pl
@@ -9,11 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, start_http_server
 
 from sieis_streaming.metrics import ConsumerMetrics
 from sieis_streaming.reported import ConsumerDownError, NotConsumerMetricsError, read_reported
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+from tests.ports import free_port
 
 
 @pytest.fixture
