@@ -71,10 +71,11 @@ class BrokerLink:
             # The embedded broker never reuses an address: whoever is connected to this one reads this incarnation. And
             # a flush must not wait for a broker that is gone for good.
             return self.address.cluster_id
-        if self._admin is None:
-            self._admin = AdminClient(self._config(self.address))
+        admin = self._admin  # of this call: a sink's flush asks from a thread of its own
+        if admin is None:
+            admin = self._admin = AdminClient(self._config(self.address))
         try:
-            return incarnation(self._admin, self._settings, self._settings.kafka_topic, handshake=self.handshake)
+            return incarnation(admin, self._settings, self._settings.kafka_topic, handshake=self.handshake)
         except BrokerUnavailableError:
             # Of several brokers it asks the one that was the controller when it connected, and where that one died it
             # waits for its return, connecting thousands of times a second. A new client asks any of them who it is.

@@ -39,7 +39,7 @@ def main(folder: str, job: str) -> None:
     silence()
     for name in _WHEN_IT_GETS_THERE:
         importlib.import_module(name)
-    # Half a second of a collector's pass over all modules would fall into one run and not into the next.
+    # A third of a second of a collector's pass over all modules would fall into one run and not into the next.
     gc.collect()
     gc.freeze()
     settings = Settings(data_dir=Path(folder))  # pyright: ignore[reportCallIssue] - every field has a default

@@ -74,13 +74,13 @@ class Services(Mapping[str, Instance]):
         )
 
     @classmethod
-    def start_brokers(cls, count: int, *, cache: Path | None = None) -> "Services":
+    def start_brokers(cls, count: int) -> "Services":
         """Start one Kafka of so many brokers, by the names kafka-1 and so on; as many copies its topics may have.
 
         Raises: as `start`.
         """
         alone = Kafka()
-        home = install([alone], Cache(cache or _default_cache()))[alone.name].home
+        home = install([alone], Cache(_default_cache()))[alone.name].home
         leftovers.sweep()
         folder = Path(tempfile.mkdtemp(prefix=leftovers.PREFIX))
         chosen = _ports({f"{alone.name}-{node}": alone for node in range(1, count + 1)})

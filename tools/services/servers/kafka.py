@@ -6,7 +6,7 @@ Belongs here: its install, its properties and its health. Topics are made by `si
 import base64
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from confluent_kafka import KafkaException
@@ -77,7 +77,7 @@ class Kafka(Server):
     name = "kafka"
     version: ClassVar[str] = "4.3.1"
     port_names: ClassVar[Sequence[str]] = ("main", "controller", "behind", "proxied", "ssl", "sasl_ssl")
-    membership: Membership | None = field(default=None)
+    membership: Membership | None = None
 
     def new_credentials(self) -> dict[str, str]:
         """`user` and `password` of the listener sasl_ssl; `key_password` of the client certificate's key."""
